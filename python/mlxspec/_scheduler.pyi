@@ -1,0 +1,87 @@
+"""The Rust extension: request queue, batch formation, KV bookkeeping, drafting."""
+
+
+from typing import Any, Final, Protocol, TypeAlias, final
+
+from typing_extensions import Buffer
+
+BLOCK_TOKENS: Final[int]
+"""KV positions per block."""
+
+class QueueFull(RuntimeError): ...
+class Closed(RuntimeError): ...
+class NotResident(RuntimeError): ...
+class PromptTooLong(ValueError): ...
+class RequestTooLarge(ValueError): ...
+
+class _Runner(Protocol):
+    def load(self, model: int, /) -> Any: ...
+    def step(self, packed: bytes, /) -> Buffer: ...
+
+_End: TypeAlias = tuple[str, str, float, int, int, list[int]]
+"""(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts)."""
+
+@final
+class Scheduler:
+    """The engine. All methods may be called from any thread."""
+
+    def __new__(
+        cls,
+        *,
+        num_models: int,
+        max_waiting: int,
+        max_running: int,
+        speculation: bool,
+        max_draft: int,
+    ) -> Scheduler: ...
+    def submit(
+        self,
+        *,
+        model: int,
+        prompt: list[int],
+        max_tokens: int | None,
+        stop_tokens: list[int],
+        temperature: float,
+        top_p: float,
+        min_p: float,
+        top_k: int,
+        seed: int,
+        speculate: bool,
+    ) -> int:
+        """Queue a request and return its id. It ends in exactly one event with an end.
+
+        `max_tokens` None means: as many as the context and the KV memory allow.
+
+        Raises QueueFull, Closed, NotResident, PromptTooLong, RequestTooLarge, ValueError;
+        nothing is kept of a refused request.
+        """
+
+    def abort(self, request: int) -> None:
+        """End a request early. May come at any time, twice, or after the end."""
+
+    def abort_all(self) -> None:
+        """End all requests early."""
+
+    def close(self) -> None:
+        """Refuse new requests; `run` returns once those accepted have ended."""
+
+    def drain(self) -> list[tuple[int, list[int], _End | None]]:
+        """All events since the last call, oldest first: (request, tokens, end)."""
+
+    def counters(self) -> dict[str, Any]:
+        """Cumulative counts and gauges by name; `accepted_per_pos` is a list."""
+
+    def run(self, runner: _Runner) -> None:
+        """The engine thread's life: until closed and idle. Raises RuntimeError if it panicked."""
+
+    @property
+    def wake_fd(self) -> int:
+        """Becomes readable when there are events; `drain` makes it unreadable again."""
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests accepted and not yet ended."""
+
+    @property
+    def heartbeat_age(self) -> float:
+        """Seconds since the engine thread's last sign of life."""

@@ -1,0 +1,193 @@
+"""Every knob, as one frozen tree. Flag > environment > file > default; unknown keys are errors.
+
+The environment is read here and nowhere else.
+"""
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mlxspec.errors import ConfigError
+
+CONFIG_ENV = "MLXSPEC_CONFIG_JSON"
+"""Carries the whole resolved configuration from the command line to the server's worker."""
+
+Positive = Annotated[int, Meta(ge=1)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+Tree = dict[str, Any]
+"""A configuration before it is checked: sections of keys, as a TOML file gives it."""
+
+
+class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where to listen and when to give up on clients."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    max_body_bytes: Positive = 4 << 20
+    log_level: LogLevel = "info"
+
+
+class SchedulerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many requests wait and run, and how many tokens a step may carry.
+
+    `None` means: chosen for the backend when the model is loaded.
+    """
+
+    max_waiting: Positive = 256
+    max_running: Positive = 64
+    step_tokens: Positive | None = None
+    prefill_chunk: Positive | None = None
+
+
+class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """KV memory: the budget in bytes (`None`: measured at start)."""
+
+    memory_bytes: Positive | None = None
+
+
+class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Speculative decoding: on or off for the server, longest draft in tokens."""
+
+    enabled: bool = True
+    max_draft: Annotated[int, Meta(ge=1, le=64)] = 32
+
+
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by."""
+
+    id: str
+    source: str
+    context_length: Positive | None = None
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole configuration, checked once and passed whole."""
+
+    server: ServerConfig = ServerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    kv: KVConfig = KVConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
+    models: tuple[ModelConfig, ...] = ()
+
+    def to_env(self) -> dict[str, str]:
+        """The environment variable that carries this configuration to a worker process."""
+        return {CONFIG_ENV: msgspec.json.encode(self).decode()}
+
+    @classmethod
+    def from_env(cls) -> "Config":
+        """Read what `to_env` wrote; raises ConfigError when it is absent or does not fit."""
+        text = os.environ.get(CONFIG_ENV)
+        if text is None:
+            raise ConfigError(f"{CONFIG_ENV} is not set: start the server with 'mlxspec serve'")
+        return convert(msgspec.json.decode(text))
+
+
+def convert(raw: Any) -> Config:
+    """Check a plain tree of dicts against the schema; ConfigError names the key at fault."""
+    try:
+        return msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from None
+
+
+def resolve(flags: Tree, file: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Merge flags over environment over file over defaults, and check the whole.
+
+    flags: only the keys the user gave. file: the `--config` flag; without it `MLXSPEC_CONFIG` may
+    name one. Raises ConfigError naming the flag, variable, or key at fault.
+    """
+    if file is None and (named := environ.get("MLXSPEC_CONFIG")):
+        file = Path(named)
+    base = load_file(file) if file is not None else {}
+    return convert(_merge(_merge(base, read_environment(environ)), flags))
+
+
+def read_environment(environ: Mapping[str, str] = os.environ) -> Tree:
+    """The configuration that `MLXSPEC_*` variables give; ConfigError for one that is unknown."""
+    tree: Tree = {}
+    for variable in sorted(environ):
+        if not variable.startswith("MLXSPEC_") or variable in _NOT_KNOBS:
+            continue
+        if variable not in _VARIABLES:
+            known = ", ".join(_VARIABLES)
+            raise ConfigError(f"{variable} is not a setting: unset it (settings: {known})")
+        section, key = _VARIABLES[variable]
+        tree.setdefault(section, {})[key] = _parse(variable, section, key, environ[variable])
+    return tree
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as `4GiB`, `512MiB`, `4GB` or `1073741824`; ConfigError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)(i?)B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size: write one such as 4GiB or 512MiB")
+    number, prefix, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** " KMGT".index((prefix or " ").upper()))
+
+
+def set_defaults(variables: Mapping[str, str], environ: MutableMapping[str, str]) -> dict[str, str]:
+    """Set the variables the user has not; return what is now in force."""
+    return {name: environ.setdefault(name, value) for name, value in variables.items()}
+
+
+def load_file(path: Path) -> Tree:
+    """Read a TOML file into a plain tree; ConfigError when it cannot be read or parsed."""
+    try:
+        tree: Tree = msgspec.toml.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return tree
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where pulled and imported models live: `MLXSPEC_HOME`, else the user's cache folder."""
+    if home := environ.get("MLXSPEC_HOME"):
+        return Path(home)
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxspec"
+
+
+_NOT_KNOBS: Final = frozenset({CONFIG_ENV, "MLXSPEC_CONFIG", "MLXSPEC_HOME"})
+_VARIABLES: Final = {
+    "MLXSPEC_HOST": ("server", "host"),
+    "MLXSPEC_PORT": ("server", "port"),
+    "MLXSPEC_DRAIN_SECONDS": ("server", "drain_seconds"),
+    "MLXSPEC_MAX_BODY_BYTES": ("server", "max_body_bytes"),
+    "MLXSPEC_LOG_LEVEL": ("server", "log_level"),
+    "MLXSPEC_MAX_WAITING": ("scheduler", "max_waiting"),
+    "MLXSPEC_MAX_RUNNING": ("scheduler", "max_running"),
+    "MLXSPEC_STEP_TOKENS": ("scheduler", "step_tokens"),
+    "MLXSPEC_PREFILL_CHUNK": ("scheduler", "prefill_chunk"),
+    "MLXSPEC_KV_MEMORY": ("kv", "memory_bytes"),
+    "MLXSPEC_SPECULATION": ("speculation", "enabled"),
+    "MLXSPEC_MAX_DRAFT": ("speculation", "max_draft"),
+}
+"""Each variable and the section and key that it sets."""
+
+
+def _parse(variable: str, section: str, key: str, text: str) -> Any:
+    """Turn a variable's text into its key's type."""
+    try:
+        raw: str | int = parse_size(text) if key == "memory_bytes" else text
+        config = msgspec.convert({section: {key: raw}}, Config, strict=False)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise ConfigError(f"{variable}={text}: {error}") from None
+    return getattr(getattr(config, section), key)
+
+
+def _merge(base: Tree, over: Tree) -> Tree:
+    """`base` with the keys of `over` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged

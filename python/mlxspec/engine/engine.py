@@ -1,0 +1,238 @@
+"""The engine as the API sees it: submit a request, get a stream of text.
+
+Three threads meet here: the event loop (everything public), the engine thread (Rust's loop, which
+calls the runner), and worker threads that render and tokenise prompts. News from the engine thread
+arrives through one file descriptor per event loop, once per step.
+"""
+
+import asyncio
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from msgspec import Struct
+
+from mlxspec import _scheduler
+from mlxspec.config import Config
+from mlxspec.engine.generation import End, Generation
+from mlxspec.engine.request import GenerationRequest, ModelCard
+from mlxspec.engine.runner import Runner
+from mlxspec.engine.tokenizer import Tokenizer
+from mlxspec.errors import (
+    BadRequestError,
+    ContextLengthError,
+    ModelNotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
+
+log = structlog.get_logger()
+
+LOADING_RETRY_SECONDS = 5
+DRAIN_POLL_SECONDS = 0.05
+
+
+class Counters(Struct, frozen=True, kw_only=True):
+    """The scheduler's counters: cumulative, but for the gauges named so in its stub."""
+
+    requests_submitted: int
+    requests_rejected: int
+    requests_finished: int
+    requests_aborted: int
+    requests_failed: int
+    late_aborts: int
+    requests_waiting: int
+    requests_running: int
+    kv_blocks_total: int
+    kv_blocks_used: int
+    preemptions: int
+    steps: int
+    step_errors: int
+    integrity_errors: int
+    prompt_tokens: int
+    generated_tokens: int
+    num_drafts: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    accepted_per_pos: list[int]
+
+
+class ServedModel:
+    """One configured model: what clients see of it, and its tokenizer once read."""
+
+    def __init__(self, model_id: str) -> None:
+        self.id = model_id
+        self.created = int(time.time())
+        self.state: Literal["loading", "resident", "failed"] = "loading"
+        self.context_length: int | None = None
+        self.error: str | None = None
+        self.tokenizer: Tokenizer | None = None
+
+
+class Engine:
+    """All models, one engine thread. Make it, `start` it, `submit` requests, `stop` it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._models = [ServedModel(model.id) for model in config.models]
+        self._index = {model.id: at for at, model in enumerate(self._models)}
+        self._scheduler = _scheduler.Scheduler(
+            num_models=len(self._models),
+            max_waiting=config.scheduler.max_waiting,
+            max_running=config.scheduler.max_running,
+            speculation=config.speculation.enabled,
+            max_draft=config.speculation.max_draft,
+        )
+        self._runner = Runner(config, self._on_state)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._generations: dict[int, Generation] = {}
+        self._mean_seconds = 1.0
+        self._draining = False
+
+    async def start(self) -> None:
+        """Start the engine thread, which loads the models; returns once tokenizers are read."""
+        asyncio.get_running_loop().add_reader(self._scheduler.wake_fd, self._on_wake)
+        self._thread.start()
+        for model, config in zip(self._models, self._config.models, strict=True):
+            try:
+                model.tokenizer = await asyncio.to_thread(Tokenizer.load, Path(config.source))
+            except Exception:
+                log.exception("tokenizer failed to load", model=model.id)
+                model.error = "its tokenizer failed to load, see the server's log"
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuse new requests, let running ones end for so long, abort the rest, join."""
+        self._draining = True
+        self._scheduler.close()
+        deadline = time.monotonic() + drain_seconds
+        while self._scheduler.num_in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        self._scheduler.abort_all()
+        await asyncio.to_thread(self._thread.join, 10.0)
+        self._on_wake()
+        asyncio.get_running_loop().remove_reader(self._scheduler.wake_fd)
+
+    def models(self) -> list[ModelCard]:
+        return [
+            ModelCard(
+                id=model.id,
+                created=model.created,
+                state="failed" if model.error else model.state,
+                context_length=model.context_length,
+            )
+            for model in self._models
+        ]
+
+    def ready(self) -> bool:
+        """All models are in memory and nobody asked to stop."""
+        resident = all(card.state == "resident" for card in self.models())
+        return resident and self.alive() and not self._draining
+
+    def alive(self) -> bool:
+        """The engine thread runs."""
+        return self._thread.is_alive()
+
+    def counters(self) -> Counters:
+        counts = self._scheduler.counters()
+        return Counters(**{name: counts[name] for name in Counters.__struct_fields__})
+
+    async def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request; its text comes by iterating the generation.
+
+        Raises ModelNotFoundError, ContextLengthError, BadRequestError, QueueFullError or
+        UnavailableError; nothing is kept of a refused request.
+        """
+        index = self._index.get(request.model)
+        if index is None:
+            served = ", ".join(self._index) or "none"
+            raise ModelNotFoundError(
+                f"model {request.model!r} is not served here: use one of {served}", param="model"
+            )
+        model = self._models[index]
+        if model.error is not None:
+            raise UnavailableError(f"model {model.id!r} is not available: {model.error}")
+        if model.tokenizer is None:
+            raise self._still_loading(model)
+        prompt = await asyncio.to_thread(model.tokenizer.encode, request.prompt)
+        return self._submit(request, index, model.tokenizer, prompt)
+
+    def _submit(
+        self, request: GenerationRequest, index: int, tokenizer: Tokenizer, prompt: list[int]
+    ) -> Generation:
+        sampling = request.sampling
+        stop_tokens = [] if request.ignore_eos else tokenizer.stop_tokens
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        try:
+            request_id = self._scheduler.submit(
+                model=index,
+                prompt=prompt,
+                max_tokens=request.max_tokens,
+                stop_tokens=stop_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
+                top_k=sampling.top_k,
+                seed=seed,
+                speculate=request.speculative and self._config.speculation.enabled,
+            )
+        except _scheduler.PromptTooLong as error:
+            raise ContextLengthError(str(error), param="messages") from None
+        except _scheduler.RequestTooLarge as error:
+            raise BadRequestError(str(error), param="max_tokens") from None
+        except _scheduler.QueueFull as error:
+            raise QueueFullError(str(error), retry_after=self._retry_after()) from None
+        except _scheduler.Closed as error:
+            raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
+        except _scheduler.NotResident:
+            raise self._still_loading(self._models[index]) from None
+        except ValueError as error:
+            raise BadRequestError(str(error)) from None
+        generation = Generation(
+            num_prompt_tokens=len(prompt),
+            detokenizer=tokenizer.detokenizer(),
+            stop=request.stop,
+            stop_tokens=frozenset(stop_tokens),
+            abort=lambda: self._scheduler.abort(request_id),
+        )
+        self._generations[request_id] = generation
+        return generation
+
+    def _still_loading(self, model: ServedModel) -> UnavailableError:
+        return UnavailableError(
+            f"model {model.id!r} is still loading: try again in a few seconds",
+            retry_after=LOADING_RETRY_SECONDS,
+        )
+
+    def _retry_after(self) -> int:
+        """Seconds until a place in the queue should be free, by how long requests take here."""
+        running = max(1, self._scheduler.counters()["requests_running"])
+        return int(min(60, max(1, round(self._mean_seconds / running))))
+
+    def _run(self) -> None:
+        try:
+            self._scheduler.run(self._runner)
+        except RuntimeError:
+            log.exception("the engine stopped")
+
+    def _on_wake(self) -> None:
+        """Hand the news of one or more steps to their generations. Event loop only."""
+        for request_id, tokens, end in self._scheduler.drain():
+            generation = self._generations.get(request_id)
+            if generation is None:
+                continue
+            if end is not None:
+                del self._generations[request_id]
+                self._mean_seconds += 0.1 * (generation.age_seconds - self._mean_seconds)
+            generation.deliver(tokens, None if end is None else End(*end))
+
+    def _on_state(
+        self, index: int, state: Any, context_length: int | None, error: str | None
+    ) -> None:
+        """Where a model stands; called on the engine thread, single assignments only."""
+        model = self._models[index]
+        model.context_length = context_length
+        model.error = model.error or error
+        model.state = state

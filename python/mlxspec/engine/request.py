@@ -1,0 +1,86 @@
+"""What the API asks of the engine, and what comes back: plain values, no HTTP, no tensors."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Message = dict[str, Any]
+"""One chat message as the chat template sees it: at least `role` and `content`."""
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True):
+    """How the next token is drawn. Temperature 0 is greedy; the seed fixes all noise."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+class GenerationRequest(Struct, frozen=True, kw_only=True):
+    """One prompt and how to continue it.
+
+    `prompt` is chat messages, raw text, or token ids. `max_tokens` None means: to the end of the
+    context. `stop` strings end the text before themselves. `speculative` False decodes plainly.
+    """
+
+    model: str
+    prompt: list[Message] | str | list[int]
+    sampling: SamplingParams = SamplingParams()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    speculative: bool = True
+
+
+class Delta(Struct, frozen=True, kw_only=True):
+    """New text of one request. The last delta, and only it, has a finish reason."""
+
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason | None = None
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class SpeculationMetrics(Struct, frozen=True, kw_only=True):
+    """Measured speculation of one request; `acceptance_histogram[j]` counts steps keeping j drafts.
+
+    sum(histogram) == num_spec_steps; sum(j * histogram[j]) == num_accepted_draft_tokens;
+    len(histogram) == num_spec_tokens + 1, `num_spec_tokens` being the longest draft verified.
+    """
+
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    acceptance_histogram: list[int]
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: int
+
+
+class RequestMetrics(Struct, frozen=True, kw_only=True):
+    """Measured times of one request (milliseconds) and its speculation; None if no step drafted."""
+
+    time_to_first_token_ms: float | None
+    queue_time_ms: float | None
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+    speculative_decoding: SpeculationMetrics | None
+
+
+class ModelCard(Struct, frozen=True, kw_only=True):
+    """A served model as clients see it."""
+
+    id: str
+    created: int
+    state: Literal["loading", "resident", "failed"]
+    context_length: int | None

@@ -1,0 +1,139 @@
+"""The engine thread's hands: loads models and runs steps when the scheduler says so."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import structlog
+from msgspec import Struct
+
+from mlxspec._scheduler import BLOCK_TOKENS
+from mlxspec.config import Config
+from mlxspec.errors import MlxspecError
+from mlxspec.model.backend import BackendFacts, backend_facts
+from mlxspec.model.kv import KVStore
+from mlxspec.model.load import load
+from mlxspec.speculative.calibrate import measure
+from mlxspec.speculative.plan import apply_kv_ops, unpack
+from mlxspec.speculative.step import Target, run_step
+
+log = structlog.get_logger()
+
+
+class DeviceShape(NamedTuple):
+    """How steps are laid out on a device (docs/steps.md has the measurements behind it)."""
+
+    padded: bool
+    slab_slots: int
+    step_tokens: int
+    prefill_chunk: int
+    view_step: int
+
+
+DEVICE_SHAPES = {
+    # Every token costs: no padding, attention over just the positions in use.
+    "cpu": DeviceShape(False, 16, 256, 48, 32),
+    # Launches cost more than tokens, and new shapes most: few shapes, padded.
+    "cuda": DeviceShape(True, 32, 2048, 256, 256),
+    "metal": DeviceShape(True, 16, 1024, 128, 128),
+}
+
+
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """What the scheduler needs to know of a loaded model: `ModelShape` in Rust."""
+
+    max_context: int
+    total_blocks: int
+    slab_slots: int
+    step_tokens: int
+    prefill_chunk: int
+    view_step: int
+    padded: bool
+    step_cost: list[tuple[int, float]]
+    rect_cost: float
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class Runner:
+    """Called by the scheduler on the engine thread, and by nobody else.
+
+    on_state(index, state, context_length, error) tells where a model stands, from this thread.
+    """
+
+    def __init__(
+        self, config: Config, on_state: Callable[[int, str, int | None, str | None], None]
+    ) -> None:
+        self._config = config
+        self._on_state = on_state
+        self._targets: dict[int, Target] = {}
+
+    def load(self, model: int) -> ModelFacts:
+        """Bring a model into memory and measure it; raises what stood in the way."""
+        name = self._config.models[model].id
+        self._on_state(model, "loading", None, None)
+        try:
+            facts = self._load(model)
+        except Exception as error:
+            shown = error.message if isinstance(error, MlxspecError) else "see the server's log"
+            log.exception("model failed to load", model=name)
+            self._on_state(model, "failed", None, shown)
+            raise
+        self._on_state(model, "resident", facts.max_context, None)
+        log.info(
+            "model ready",
+            model=name,
+            context=facts.max_context,
+            kv_tokens=facts.total_blocks * BLOCK_TOKENS,
+            plain_step_ms=round(facts.step_cost[0][1], 2),
+        )
+        return facts
+
+    def _load(self, model: int) -> ModelFacts:
+        wanted = self._config.models[model]
+        device = backend_facts()
+        dtype = mx.float32 if device.kind == "cpu" else None
+        loaded = load(Path(wanted.source), dtype)
+        target = Target(loaded.model, KVStore(loaded.layers), loaded.windows)
+        shape = DEVICE_SHAPES[device.kind]
+        costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
+        mx.clear_cache()
+        self._targets[model] = target
+        scheduler = self._config.scheduler
+        return ModelFacts(
+            max_context=min(wanted.context_length or loaded.context_length, loaded.context_length),
+            total_blocks=self._kv_bytes() // (target.store.bytes_per_token * BLOCK_TOKENS),
+            slab_slots=min(shape.slab_slots, scheduler.max_running),
+            step_tokens=scheduler.step_tokens or shape.step_tokens,
+            prefill_chunk=scheduler.prefill_chunk or shape.prefill_chunk,
+            view_step=shape.view_step,
+            padded=shape.padded,
+            step_cost=costs.step_cost,
+            rect_cost=costs.rect_cost,
+        )
+
+    def _kv_bytes(self) -> int:
+        """KV memory of one model: its share of the budget, or of half of what is free now."""
+        budget = self._config.kv.memory_bytes or default_kv_bytes(backend_facts())
+        return budget // len(self._config.models)
+
+    def step(self, packed: bytes) -> mx.array:
+        """Run one packed step; returns kept drafts and tokens, (rows + sampled,) uint32."""
+        plan = unpack(packed)
+        target = self._targets[plan.model]
+        try:
+            apply_kv_ops(target.store, plan.kv_ops)
+            if not plan.rects:
+                return mx.zeros(0, mx.uint32)
+            answer = run_step(target, plan)
+        except Exception:
+            log.exception("step failed", tokens=len(plan.tokens), rows=len(plan.samplers.first))
+            raise
+        return mx.zeros(0, mx.uint32) if answer is None else answer
+
+
+def default_kv_bytes(device: BackendFacts) -> int:
+    """Half of the memory that is free once the weights are in: room for activations stays."""
+    return max(64 << 20, device.free_memory_bytes // 2)

@@ -1,0 +1,84 @@
+"""Every error a user can cause or meet, each with its HTTP status and OpenAI error fields.
+
+Text: lower case, the numbers that decide, then the way out.
+"""
+
+from typing import ClassVar
+
+
+class MlxspecError(Exception):
+    """Base of all errors shown to users.
+
+    `status` is the HTTP status, `type` and `code` go into the OpenAI error object, `param` names
+    the request field at fault, `retry_after` (seconds) is sent as `Retry-After`.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class ConfigError(MlxspecError):
+    """The configuration cannot be used (unknown key, impossible value)."""
+
+    code = "invalid_config"
+
+
+class BadRequestError(MlxspecError):
+    """The request body is malformed or asks for something impossible."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class ContextLengthError(BadRequestError):
+    """The prompt leaves no room for one new token in the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFoundError(MlxspecError):
+    """No such model is served here, or none stands at the given path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class ModelImportError(MlxspecError):
+    """A file cannot be converted into an MLX model folder, or a folder cannot be loaded."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "model_not_convertible"
+
+
+class QueueFullError(MlxspecError):
+    """The submission queue is full; try again after `retry_after` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class UnavailableError(MlxspecError):
+    """The model is loading, failed to load, or the server is draining."""
+
+    status = 503
+    type = "server_error"
+    code = "unavailable"
+
+
+class EngineError(MlxspecError):
+    """A step failed on the device; only the requests of that step are lost."""
+
+    code = "engine_error"

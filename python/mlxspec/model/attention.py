@@ -1,0 +1,197 @@
+"""Attention of one packed step, through mlx-lm's own model code.
+
+The model runs on one token per batch row, `[num_tokens, 1]`: everything in it but attention works
+row by row, and RoPE takes one position per row. Attention is ours: mlx-lm's models call
+`scaled_dot_product_attention` with the cache they were given, and ours (`LayerCache`) writes the
+new keys and values into the slabs and attends rectangle by rectangle.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlxspec.model.kv import KVStore, Rect, write
+
+
+class StepAttention:
+    """Where the tokens of one step lie in KV memory; shared by the caches of all layers.
+
+    positions: (num_tokens,) int32, each token's position in its row.
+    sampled: indices of the tokens whose logits are wanted, or None for all.
+    """
+
+    def __init__(
+        self,
+        store: KVStore,
+        rects: Sequence[Rect],
+        positions: np.ndarray[Any, np.dtype[np.int32]],
+        sampled: mx.array | None,
+    ) -> None:
+        self.store = store
+        self.rects = rects
+        self.positions = mx.array(positions)
+        self.starts = [int(positions[rect.first]) for rect in rects]
+        self.sampled = sampled
+        self.selected = False
+        self._index = [self._rect_positions(rect)[:, None, :, None] for rect in rects]
+        self._masks: dict[int | None, list[mx.array]] = {}
+
+    def _rect_positions(self, rect: Rect) -> mx.array:
+        return self.positions[rect.first : rect.stop].reshape(rect.rows, rect.width)
+
+    def masks(self, window: int | None) -> list[mx.array]:
+        """Per rectangle (rows, 1, width, view): which positions each new token may look at."""
+        if window not in self._masks:
+            self._masks[window] = [self._mask(rect, window) for rect in self.rects]
+        return self._masks[window]
+
+    def _mask(self, rect: Rect, window: int | None) -> mx.array:
+        columns = mx.arange(rect.view)
+        position = self._rect_positions(rect)[:, None, :, None]
+        mask = columns <= position
+        return mask if window is None else mask & (columns > position - window)
+
+    def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """Write all new keys and values: (num_tokens, kv_heads, 1, dim)."""
+        for rect, start, index in zip(self.rects, self.starts, self._index, strict=True):
+            slab = self.store.slabs[rect.slab]
+            slab.keys[layer] = write(slab.keys[layer], rect, start, index, _to_rect(keys, rect))
+            slab.values[layer] = write(
+                slab.values[layer], rect, start, index, _to_rect(values, rect)
+            )
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """Attention of (num_tokens, heads, 1, dim) queries over their own rows."""
+        outputs = []
+        for rect, mask in zip(self.rects, self.masks(window), strict=True):
+            slab = self.store.slabs[rect.slab]
+            rows = slice(rect.slot, rect.slot + rect.rows)
+            output = mx.fast.scaled_dot_product_attention(
+                _to_rect(queries, rect),
+                slab.keys[layer][rows, :, : rect.view],
+                slab.values[layer][rows, :, : rect.view],
+                scale=scale,
+                mask=mask,
+                sinks=sinks,
+            )
+            outputs.append(_from_rect(output))
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+
+    def touched(self) -> list[mx.array]:
+        """The KV arrays this step wrote, to be evaluated with its results."""
+        slabs = {rect.slab for rect in self.rects}
+        return [array for slab in slabs for array in self.store.slabs[slab].arrays()]
+
+
+def _to_rect(packed: mx.array, rect: Rect) -> mx.array:
+    """(num_tokens, heads, 1, dim) to the rectangle's (rows, heads, width, dim)."""
+    part = packed[rect.first : rect.stop]
+    _, heads, _, dim = part.shape
+    return part.reshape(rect.rows, rect.width, heads, dim).transpose(0, 2, 1, 3)
+
+
+def _from_rect(output: mx.array) -> mx.array:
+    """(rows, heads, width, dim) back to (rows * width, heads, 1, dim)."""
+    rows, heads, width, dim = output.shape
+    return output.transpose(0, 2, 1, 3).reshape(rows * width, heads, 1, dim)
+
+
+class Window:
+    """What `make_mask` hands through the model to attention: the layer's window, if any."""
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+
+
+class LayerCache:
+    """One layer's cache in one step, as mlx-lm's models expect it."""
+
+    def __init__(self, step: StepAttention, layer: int, window: int | None) -> None:
+        self.step = step
+        self.layer = layer
+        self.window = window
+        self.offset = step.positions
+
+    def make_mask(
+        self, num_tokens: int, return_array: bool = False, window_size: int | None = None
+    ) -> Window:
+        """Nothing is masked here: attention masks by position."""
+        return Window(window_size or self.window)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write the new keys and values; they pass through only to keep the model's code happy."""
+        self.step.write(self.layer, keys, values)
+        return keys, values
+
+    def attend(
+        self, queries: mx.array, scale: float, mask: object, sinks: mx.array | None
+    ) -> mx.array:
+        window = mask.size if isinstance(mask, Window) else self.window
+        return self.step.attend(self.layer, queries, scale, window, sinks)
+
+
+def route_attention(model: nn.Module) -> None:
+    """Make the modules that the model is built of send our caches' attention here.
+
+    mlx-lm's model files import the function by name, so it is replaced in each file; calls with
+    any other cache go where they always went. Doing it twice changes nothing.
+    """
+    for name in {type(module).__module__ for module in model.modules()}:
+        python_module = sys.modules[name]
+        original = getattr(python_module, "scaled_dot_product_attention", None)
+        if original is not None and not hasattr(original, "routes_to_mlxspec"):
+            vars(python_module)["scaled_dot_product_attention"] = _routed(original)
+
+
+def _routed(original: Any) -> Any:
+    def scaled_dot_product_attention(
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        cache: Any,
+        scale: float,
+        mask: Any,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        if isinstance(cache, LayerCache):
+            return cache.attend(queries, scale, mask, sinks)
+        result: mx.array = original(queries, keys, values, cache, scale, mask, sinks)
+        return result
+
+    vars(scaled_dot_product_attention)["routes_to_mlxspec"] = True
+    return scaled_dot_product_attention
+
+
+def select_before_head(model: nn.Module) -> None:
+    """Let the output head see only the sampled tokens' hidden states.
+
+    mlx-lm's models compute `head(self.model(inputs, cache))`; the backbone's class is replaced by
+    a subclass of it that drops the other rows. Models built differently keep all rows, and the
+    step selects their logits instead.
+    """
+    backbone = getattr(model, "model", None)
+    if not isinstance(backbone, nn.Module) or hasattr(type(backbone), "selects_rows"):
+        return
+    parent = type(backbone)
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        hidden = parent.__call__(self, *args, **kwargs)
+        cache = kwargs.get("cache") or next((it for it in args if isinstance(it, list)), None)
+        step = cache[0].step if cache and isinstance(cache[0], LayerCache) else None
+        if step is None or step.sampled is None or not isinstance(hidden, mx.array):
+            return hidden
+        step.selected = True
+        return hidden[step.sampled]
+
+    backbone.__class__ = type(parent.__name__, (parent,), {"__call__": call, "selects_rows": True})

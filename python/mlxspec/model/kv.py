@@ -1,0 +1,109 @@
+"""KV memory: slabs of dense rows, written in place, each row at its own position.
+
+A slab holds, per layer, keys and values of shape (slots, kv_heads, capacity, head_dim). Which slab
+exists, and whose row is where, is decided by the scheduler; here it is only carried out. A row's
+valid part is `[0, position)`: whatever lies behind is stale (rejected drafts, padding), always
+finite, masked by attention and overwritten later, so a rejected draft costs no roll-back.
+
+Writes are in place because no other reference to the arrays is kept: never alias them.
+All functions are for the engine thread alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+
+
+class LayerShape(NamedTuple):
+    """One layer's KV: heads and head sizes of keys and values, and their type."""
+
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: mx.Dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.num_heads * (self.key_dim + self.value_dim) * self.dtype.size
+
+
+class Rect(NamedTuple):
+    """`rows` neighbouring rows of a slab times `width` new tokens, as the scheduler packs them."""
+
+    slab: int
+    slot: int
+    rows: int
+    width: int
+    first: int
+    view: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.rows * self.width
+
+
+class Slab:
+    """Equally long KV rows of all layers, zeroed: a NaN in a masked row would poison attention."""
+
+    def __init__(self, layers: Sequence[LayerShape], slots: int, capacity: int) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self.keys = [
+            mx.zeros((slots, it.num_heads, capacity, it.key_dim), it.dtype) for it in layers
+        ]
+        self.values = [
+            mx.zeros((slots, it.num_heads, capacity, it.value_dim), it.dtype) for it in layers
+        ]
+
+    def arrays(self) -> list[mx.array]:
+        return self.keys + self.values
+
+
+class KVStore:
+    """All slabs of one model."""
+
+    def __init__(self, layers: Sequence[LayerShape]) -> None:
+        self.layers = tuple(layers)
+        self.slabs: dict[int, Slab] = {}
+
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(layer.bytes_per_token for layer in self.layers)
+
+    def create(self, slab: int, slots: int, capacity: int) -> None:
+        """Allocate a slab; its id must be new."""
+        assert slab not in self.slabs
+        self.slabs[slab] = Slab(self.layers, slots, capacity)
+
+    def drop(self, slab: int) -> None:
+        """Free a slab."""
+        del self.slabs[slab]
+
+    def copy(self, source: tuple[int, int], target: tuple[int, int], num_tokens: int) -> None:
+        """Copy the first `num_tokens` positions of row (slab, slot) `source` into row `target`."""
+        (from_slab, from_slot), (to_slab, to_slot) = source, target
+        if num_tokens == 0:
+            return
+        for old, new in zip(
+            self.slabs[from_slab].arrays(), self.slabs[to_slab].arrays(), strict=True
+        ):
+            new[to_slot, :, :num_tokens] = old[from_slot, :, :num_tokens]
+        mx.eval(self.slabs[to_slab].arrays())
+
+
+def write(slab_array: mx.array, rect: Rect, start: int, index: mx.array, new: mx.array) -> mx.array:
+    """Write a rectangle's new keys or values; returns the array to keep in place of `slab_array`.
+
+    slab_array: (slots, kv_heads, capacity, dim). new: (rows, kv_heads, width, dim).
+    start: position of the first row's first token. index: (rows, 1, width, 1), all positions.
+    """
+    if rect.rows == slab_array.shape[0] and rect.rows > 1:
+        return mx.put_along_axis(slab_array, index, new, axis=2)
+    if rect.rows == 1:
+        slab_array[rect.slot : rect.slot + 1, :, start : start + rect.width] = new
+        return slab_array
+    # Part of a slab: advanced indices 0 and 2 around a slice come first in the result's shape.
+    slots = mx.arange(rect.slot, rect.slot + rect.rows)[:, None]
+    slab_array[slots, :, index[:, 0, :, 0]] = new.transpose(0, 2, 1, 3)
+    return slab_array

@@ -1,0 +1,70 @@
+"""From a model folder to a model whose attention runs in our KV rows."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.utils import load_model
+
+from mlxspec.errors import ModelImportError
+from mlxspec.model.attention import route_attention, select_before_head
+from mlxspec.model.kv import LayerShape
+
+
+class LoadedModel(NamedTuple):
+    """A model ready to run: its layers' KV shapes, their sliding windows, its context length."""
+
+    model: nn.Module
+    layers: list[LayerShape]
+    windows: list[int | None]
+    context_length: int
+
+
+def load(folder: Path, dtype: mx.Dtype | None) -> LoadedModel:
+    """Load an mlx-lm model folder; weights are cast to `dtype` unless quantised (None: as stored).
+
+    Raises ModelImportError when mlx-lm does not know the model, or it keeps a state that cannot be
+    addressed by position (recurrent layers).
+    """
+    try:
+        model, config = load_model(folder, lazy=True)
+    except ValueError as error:
+        raise ModelImportError(f"{folder.name}: {error}") from None
+    if dtype is not None and "quantization" not in config:
+        model.set_dtype(dtype)
+    mx.eval(model.parameters())
+    windows = [_window(cache) for cache in make_prompt_cache(model)]
+    layers = _layer_shapes(model)
+    route_attention(model)
+    select_before_head(model)
+    return LoadedModel(model, layers, windows, _context_length(config))
+
+
+def _window(cache: Any) -> int | None:
+    """The sliding window of the layer that this cache is for."""
+    if type(cache) is KVCache:
+        return None
+    if type(cache) is RotatingKVCache and cache.keep == 0:
+        return int(cache.max_size)
+    raise ModelImportError(
+        f"layers with a {type(cache).__name__} cannot be batched yet: "
+        "use a model whose layers all have plain or sliding-window attention"
+    )
+
+
+def _layer_shapes(model: nn.Module) -> list[LayerShape]:
+    """Ask the model itself, by one token through mlx-lm's own caches."""
+    caches = make_prompt_cache(model)
+    mx.eval(model(mx.zeros((1, 1), mx.uint32), cache=caches))
+    shapes = []
+    for cache in caches:
+        keys, values = cache.keys, cache.values
+        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype))
+    return shapes
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    text = config.get("text_config", config)
+    return int(text.get("max_position_embeddings") or text.get("n_positions") or 4096)

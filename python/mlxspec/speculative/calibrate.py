@@ -1,0 +1,98 @@
+"""What a step costs on this device, measured when a model is loaded.
+
+The scheduler decides draft lengths and prefill chunks by these figures, and corrects them by what
+real steps take.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from mlxspec.model.kv import Rect
+from mlxspec.speculative.plan import Samplers, StepPlan
+from mlxspec.speculative.step import Target, run_step
+
+CONTEXT = 128
+"""Positions before the measured tokens, so that attention is in the figures."""
+
+REPEATS = 3
+SLAB = 2**32 - 1
+"""A slab id that the scheduler never hands out."""
+
+
+class StepCosts(NamedTuple):
+    """Milliseconds of a step by its number of tokens, and of one more rectangle in it."""
+
+    step_cost: list[tuple[int, float]]
+    rect_cost: float
+
+
+def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> StepCosts:
+    """Time steps on a scratch slab. Engine thread only; takes about twenty steps.
+
+    padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
+    """
+    target.store.create(SLAB, slots, CONTEXT + max_tokens)
+    try:
+        if padded:
+            shapes = [(slots, width) for width in (1, 2, 3, 5, 9, 17, 33)]
+            return StepCosts(_monotone(target, shapes), 0.0)
+        tokens = [width for width in (1, 2, 4, 8, 16, 32, 64) if width <= max_tokens]
+        costs = _monotone(target, [(1, width) for width in tokens])
+        return StepCosts(costs, _rect_cost(target, slots))
+    finally:
+        target.store.drop(SLAB)
+
+
+def _monotone(target: Target, shapes: Iterable[tuple[int, int]]) -> list[tuple[int, float]]:
+    return [(rows * width, _time(target, [(0, rows)], width)) for rows, width in shapes]
+
+
+def _rect_cost(target: Target, slots: int) -> float:
+    """Rows one by one against the same rows together, per rectangle more."""
+    if slots == 1:
+        return 0.0
+    apart = _time(target, [(slot, 1) for slot in range(slots)], 1)
+    together = _time(target, [(0, slots)], 1)
+    return max(0.0, apart - together) / (slots - 1)
+
+
+def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
+    """Best of a few runs, in milliseconds; the first one, which warms up, does not count."""
+    plan = _plan(runs, width)
+    times = []
+    for _ in range(1 + REPEATS):
+        start = time.perf_counter()
+        run_step(target, plan)
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) * 1e3
+
+
+def _plan(runs: list[tuple[int, int]], width: int) -> StepPlan:
+    """A step of `width` tokens in every row of the given (slot, rows) runs, all of them sampled."""
+    rects, first = [], 0
+    for slot, rows in runs:
+        rects.append(Rect(SLAB, slot, rows, width, first, CONTEXT + width))
+        first += rows * width
+    num_rows = first // width
+    ones = np.ones(num_rows, np.float32)
+    samplers = Samplers(
+        first=np.arange(num_rows, dtype=np.uint32) * np.uint32(width),
+        num_drafts=np.full(num_rows, width - 1, np.uint32),
+        temperature=ones * 0,
+        top_p=ones,
+        min_p=ones * 0,
+        top_k=np.zeros(num_rows, np.uint32),
+    )
+    return StepPlan(
+        model=0,
+        kv_ops=np.zeros((0, 6), np.uint32),
+        rects=rects,
+        tokens=np.zeros(first, np.uint32),
+        positions=np.tile(np.arange(CONTEXT, CONTEXT + width, dtype=np.uint32), num_rows),
+        samplers=samplers,
+        sampled=np.arange(first, dtype=np.uint32),
+        noise_keys=np.zeros((first, 2), np.uint32),
+    )

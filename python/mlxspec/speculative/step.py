@@ -1,0 +1,101 @@
+"""One speculative step: compute the new tokens' KV, draw the target's tokens, count kept drafts.
+
+                 known tokens   drafts
+    row 0            a          b  c         samples at a, b, c: keeps 0..2 drafts
+    row 1            p q r                   prefill ends here: samples at r
+    row 2            s t u v                 prefill goes on: samples nothing
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlxspec.model.attention import LayerCache, StepAttention
+from mlxspec.model.kv import KVStore
+from mlxspec.speculative.accept import accept_prefix
+from mlxspec.speculative.plan import Ints, Samplers, StepPlan
+from mlxspec.speculative.sample import Truncation, draw
+
+
+class Target:
+    """A loaded model and its KV rows. `windows`: per layer its sliding window, or None."""
+
+    def __init__(self, model: nn.Module, store: KVStore, windows: list[int | None]) -> None:
+        self.model = model
+        self.store = store
+        self.windows = windows
+
+
+def run_step(target: Target, plan: StepPlan) -> mx.array | None:
+    """Run the plan's tokens through the model; KV is written, evaluated, and stays.
+
+    Returns (num_samplers + num_sampled,) uint32: per sampling row how many drafts it keeps, then
+    the target's token at every sampled position; None if no row samples. One synchronisation.
+    """
+    samples = len(plan.sampled) > 0
+    attention = StepAttention(
+        target.store,
+        plan.rects,
+        plan.positions.view(np.int32),
+        mx.array(plan.sampled) if samples else None,
+    )
+    logits = _forward(target, attention, plan.tokens)
+    if not samples:
+        mx.eval(attention.touched())
+        return None
+    drawn = draw_targets(logits, plan.samplers, plan.noise_keys)
+    kept = _count_kept(drawn, plan)
+    answer = mx.concatenate([kept, drawn])
+    mx.eval(answer, attention.touched())
+    return answer
+
+
+def _forward(target: Target, attention: StepAttention, tokens: Ints) -> mx.array:
+    """Logits (num_sampled, vocab) of the sampled tokens, lazily."""
+    caches = [LayerCache(attention, at, window) for at, window in enumerate(target.windows)]
+    logits: mx.array = target.model(mx.array(tokens)[:, None], cache=caches)
+    logits = logits[:, -1]
+    if attention.sampled is None or attention.selected:
+        return logits
+    return logits[attention.sampled]
+
+
+def draw_targets(logits: mx.array, samplers: Samplers, noise_keys: Ints) -> mx.array:
+    """The target's own token (num_sampled,) uint32 at every sampled position.
+
+    logits: (num_sampled, vocab), the positions of a sampling row one after another.
+    noise_keys: (num_sampled, 2). Greedy rows take the largest logit.
+    """
+    tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
+    if not samplers.temperature.any():
+        return tokens
+    row = np.repeat(np.arange(len(samplers.first)), samplers.num_drafts + 1)
+    random = np.flatnonzero(samplers.temperature[row] > 0)
+    row = row[random]
+
+    def per_position(values: np.ndarray[Any, Any]) -> mx.array:
+        return mx.array(values[row])
+
+    truncation = Truncation(
+        per_position(samplers.temperature),
+        per_position(samplers.top_p),
+        per_position(samplers.min_p),
+        per_position(samplers.top_k.view(np.int32)),
+    )
+    sort = bool(((samplers.top_p[row] < 1) | (samplers.top_k[row] > 0)).any())
+    at = mx.array(random)
+    tokens[at] = draw(logits[at], mx.array(noise_keys[random]), truncation, sort=sort)
+    return tokens
+
+
+def _count_kept(drawn: mx.array, plan: StepPlan) -> mx.array:
+    """Drafts kept by each sampling row: (num_samplers,) uint32."""
+    first, num_drafts = plan.samplers.first, plan.samplers.num_drafts
+    longest = int(num_drafts.max())
+    if longest == 0:
+        return mx.zeros(len(first), mx.uint32)
+    at = np.minimum(first[:, None] + np.arange(longest), len(plan.sampled) - 2)
+    drafts = plan.tokens[plan.sampled[at + 1]]
+    return accept_prefix(drawn[mx.array(at)], mx.array(drafts), mx.array(num_drafts))

@@ -1,0 +1,149 @@
+//! What the engine loop does next, and the packed form in which a step crosses into Python.
+//!
+//! A step is a list of rectangles: `rows` neighbouring rows of a slab times `width` new tokens.
+//! All rectangles' tokens stand one after another, row by row, so the model's linear layers see
+//! exactly these tokens and attention sees each rectangle as a reshaped range of them.
+//!
+//! ```text
+//! slab 0, slots 0..4, decoding; slot 2 also verifies three drafts; slab 1, slot 0 prefills five
+//!   rects   [slab 0, slot 0, 4x1] [slab 0, slot 2, 1x3] [slab 1, slot 0, 1x5]
+//!   tokens   a b c d               c1 c2 c3              p q r s t
+//! ```
+
+use crate::ids::{ModelId, SlabId};
+use crate::rows::KvOp;
+use crate::suffix::Draft;
+
+/// What the engine loop does next.
+#[derive(Debug)]
+pub enum Action {
+    /// Load this model.
+    Load(ModelId),
+    /// Run this step and commit its outcome.
+    Step(StepPlan),
+    /// Nothing to do until a command arrives.
+    Idle,
+}
+
+/// Neighbouring rows of one slab with equally many new tokens each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rect {
+    /// The slab.
+    pub slab: SlabId,
+    /// The first row's slot.
+    pub slot: u32,
+    /// Number of rows.
+    pub rows: u32,
+    /// New tokens per row.
+    pub width: u32,
+    /// Index of the first token in the step.
+    pub first: u32,
+    /// KV positions that attention looks at.
+    pub view: u32,
+}
+
+/// One request's part in a step.
+#[derive(Debug)]
+pub struct PlannedRow {
+    /// Index into the running requests of the model.
+    pub index: usize,
+    /// Known tokens computed in this step.
+    pub num_new: u32,
+    /// Drafts verified behind them.
+    pub drafts: Vec<Draft>,
+    /// Whether a new token is drawn: the known tokens end in this step.
+    pub samples: bool,
+}
+
+/// One forward of one model over a batch.
+#[derive(Debug)]
+pub struct StepPlan {
+    /// The model to run.
+    pub model: ModelId,
+    /// Changes of the KV arrays to carry out first.
+    pub kv_ops: Vec<KvOp>,
+    /// What runs, request by request.
+    pub rows: Vec<PlannedRow>,
+    /// How it lies in KV memory.
+    pub rects: Vec<Rect>,
+    /// Token ids, rectangle by rectangle.
+    pub tokens: Vec<u32>,
+    /// Position of each token in its row.
+    pub positions: Vec<u32>,
+    /// The sampling rows, in the order of `rows`.
+    pub samplers: Vec<Sampler>,
+    /// Indices into `tokens` whose logits are needed: per sampler one for the last known token and
+    /// one per draft.
+    pub sampled: Vec<u32>,
+    /// Noise key of each sampled position.
+    pub noise: Vec<[u32; 2]>,
+}
+
+/// How one row draws and verifies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampler {
+    /// Index of its first entry in `sampled`.
+    pub first: u32,
+    /// Drafts to verify; the row has one entry more.
+    pub num_drafts: u32,
+    /// See [`crate::request::Sampling`].
+    pub temperature: f32,
+    /// See [`crate::request::Sampling`].
+    pub top_p: f32,
+    /// See [`crate::request::Sampling`].
+    pub min_p: f32,
+    /// See [`crate::request::Sampling`].
+    pub top_k: u32,
+}
+
+/// What a step brought.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct StepOutcome {
+    /// Per sampler: how many of its drafts were accepted.
+    pub accepted: Vec<u32>,
+    /// Per sampled position: the target's own token.
+    pub tokens: Vec<u32>,
+}
+
+impl StepPlan {
+    /// Pack the step for the runner: 32-bit words, floats by their bits.
+    ///
+    /// Header of 8 words: model, then the number of KV operations, rectangles, tokens, samplers,
+    /// sampled positions, and two unused. Then the tables in that order; tokens and positions are
+    /// two tables of one word per entry, `sampled` has three (index, noise key).
+    pub fn pack(&self) -> Vec<u32> {
+        let mut words = vec![
+            self.model.0,
+            self.kv_ops.len() as u32,
+            self.rects.len() as u32,
+            self.tokens.len() as u32,
+            self.samplers.len() as u32,
+            self.sampled.len() as u32,
+            0,
+            0,
+        ];
+        words.extend(self.kv_ops.iter().flat_map(pack_op));
+        words.extend(
+            self.rects.iter().flat_map(|r| [r.slab.0, r.slot, r.rows, r.width, r.first, r.view]),
+        );
+        words.extend(&self.tokens);
+        words.extend(&self.positions);
+        words.extend(self.samplers.iter().flat_map(|s| {
+            let [temperature, top_p, min_p] = [s.temperature, s.top_p, s.min_p].map(f32::to_bits);
+            [s.first, s.num_drafts, temperature, top_p, min_p, s.top_k]
+        }));
+        words.extend(&self.sampled);
+        words.extend(self.noise.iter().flatten());
+        words
+    }
+}
+
+fn pack_op(op: &KvOp) -> [u32; 6] {
+    match *op {
+        KvOp::Create { slab, slots, capacity } => [0, slab.0, slots, capacity, 0, 0],
+        KvOp::Drop { slab } => [1, slab.0, 0, 0, 0, 0],
+        KvOp::Copy { from, to, num_tokens } => {
+            [2, from.slab.0, from.slot, to.slab.0, to.slot, num_tokens]
+        }
+    }
+}

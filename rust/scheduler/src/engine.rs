@@ -1,0 +1,326 @@
+//! The engine: a queue in front, the scheduler in the middle, events behind, one thread of its own.
+//!
+//! `submit`, `abort`, `close`, `drain` may be called from any thread; [`Engine::run`] is the engine
+//! thread's whole life. Each turn of its loop takes in commands, asks the scheduler what to do,
+//! lets the runner do it, commits, and publishes all events of the turn with one wake.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::action::{Action, StepOutcome, StepPlan};
+use crate::config::{ModelShape, SchedulerConfig};
+use crate::error::SubmitError;
+use crate::ids::{ModelId, RequestId};
+use crate::inbox::Inbox;
+use crate::model::{Event, Model};
+use crate::outbox::Outbox;
+use crate::request::{Finish, Request, Submission};
+use crate::scheduler::Scheduler;
+use crate::stats::Stats;
+use crate::sync::{AtomicU64, Ordering};
+
+/// An idle engine still shows a sign of life this often.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// What runs models: MLX behind Python in production, a simulation in tests.
+pub trait Runner {
+    /// Bring a model into memory and measure it.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded, for the log and the waiting requests.
+    fn load(&mut self, model: ModelId) -> Result<ModelShape, String>;
+
+    /// Run one step.
+    ///
+    /// # Errors
+    /// What went wrong; the scheduler then trusts none of the KV rows that the step touched.
+    fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String>;
+}
+
+/// A command that must never be refused.
+#[derive(Debug)]
+enum Control {
+    Abort(RequestId),
+    AbortAll,
+}
+
+/// The engine's shared face.
+#[derive(Debug)]
+pub struct Engine {
+    config: SchedulerConfig,
+    inbox: Inbox<Request, Control>,
+    outbox: Outbox<Event>,
+    shapes: Vec<OnceLock<ModelShape>>,
+    stats: Stats,
+    next_id: AtomicU64,
+    /// Requests accepted and not yet ended.
+    in_flight: AtomicU64,
+    epoch: Instant,
+}
+
+impl Engine {
+    /// An engine for `num_models` models, none of them loaded, nothing running.
+    ///
+    /// # Errors
+    /// When the system has no pipe left for waking the event loop.
+    pub fn new(config: SchedulerConfig, num_models: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            inbox: Inbox::new(config.max_waiting + config.max_running),
+            outbox: Outbox::new()?,
+            shapes: (0..num_models).map(|_| OnceLock::new()).collect(),
+            stats: Stats::default(),
+            next_id: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            epoch: Instant::now(),
+            config,
+        })
+    }
+
+    /// Counters, readable at any time.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Where events come out.
+    pub fn outbox(&self) -> &Outbox<Event> {
+        &self.outbox
+    }
+
+    /// What is known of a model, once it is loaded.
+    pub fn shape(&self, model: ModelId) -> Option<&ModelShape> {
+        self.shapes.get(model.0 as usize)?.get()
+    }
+
+    /// Nanoseconds since the engine was made.
+    pub fn now_ns(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+
+    /// Queue a request. It ends in exactly one event with an end, unless it is refused here.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; nothing is kept of a refused request.
+    pub fn submit(&self, submission: Submission) -> Result<RequestId, SubmitError> {
+        let max_len = self.check(&submission)?;
+        let capacity = self.config.max_waiting + self.config.max_running;
+        if self.in_flight.fetch_add(1, Ordering::AcqRel) >= capacity as u64 {
+            return Err(self.refuse(SubmitError::QueueFull { capacity: self.config.max_waiting }));
+        }
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let num_prompt = submission.prompt.len() as u64;
+        let request = Request::new(id, submission, max_len, self.now_ns());
+        if self.inbox.try_submit(request).is_err() {
+            return Err(self.refuse(SubmitError::Closed));
+        }
+        Stats::add(&self.stats.requests_submitted, 1);
+        Stats::add(&self.stats.prompt_tokens, num_prompt);
+        Ok(id)
+    }
+
+    fn refuse(&self, error: SubmitError) -> SubmitError {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        Stats::add(&self.stats.requests_rejected, 1);
+        error
+    }
+
+    /// Length at which the request ends, if it can ever run.
+    fn check(&self, submission: &Submission) -> Result<u32, SubmitError> {
+        if self.inbox.is_closed() {
+            return Err(SubmitError::Closed);
+        }
+        let slot = self.shapes.get(submission.model.0 as usize);
+        let slot = slot.ok_or(SubmitError::UnknownModel(submission.model))?;
+        let shape = slot.get().ok_or(SubmitError::NotResident)?;
+        let prompt = submission.prompt.len();
+        if prompt == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if prompt >= shape.max_context as usize {
+            let over = prompt + 1 - shape.max_context as usize;
+            return Err(SubmitError::ContextLength { prompt, context: shape.max_context, over });
+        }
+        let prompt = prompt as u32;
+        let fits = shape.longest_row();
+        let wanted = match submission.max_tokens {
+            Some(max_tokens) => prompt.saturating_add(max_tokens.max(1)).min(shape.max_context),
+            None => fits.max(prompt + 1),
+        };
+        if wanted > fits {
+            let needed = shape.blocks_for(wanted);
+            return Err(SubmitError::TooLarge { needed, total: shape.total_blocks });
+        }
+        Ok(wanted)
+    }
+
+    /// End a request early. May come at any time, twice, or after the end.
+    pub fn abort(&self, id: RequestId) {
+        self.inbox.control(Control::Abort(id));
+    }
+
+    /// End all requests early.
+    pub fn abort_all(&self) {
+        self.inbox.control(Control::AbortAll);
+    }
+
+    /// Refuse new requests; `run` returns once those accepted have ended.
+    pub fn close(&self) {
+        self.inbox.close();
+    }
+
+    /// Requests accepted and not yet ended.
+    pub fn num_in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// The engine thread's life: until closed and idle. A panic inside is caught here; all
+    /// requests then end as failed and the engine stays closed.
+    ///
+    /// # Errors
+    /// The panic's message.
+    pub fn run(&self, runner: &mut dyn Runner) -> Result<(), String> {
+        let mut scheduler = Scheduler::new(self.config.clone(), self.shapes.len());
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&mut scheduler, runner)));
+        self.inbox.close();
+        served.map_err(|panic| {
+            let message = panic_message(panic.as_ref());
+            let failed = Finish::Failed(format!("the engine stopped: {message}"));
+            let mut events = Vec::new();
+            self.take_commands(&mut scheduler, &mut events);
+            scheduler.end_all(&failed, &mut events);
+            self.publish(&mut events);
+            message
+        })
+    }
+
+    fn serve(&self, scheduler: &mut Scheduler, runner: &mut dyn Runner) {
+        let mut events = Vec::new();
+        loop {
+            Stats::set(&self.stats.heartbeat_ns, self.now_ns());
+            let closed = self.inbox.is_closed();
+            self.take_commands(scheduler, &mut events);
+            match scheduler.next_action(self.now_ns()) {
+                Action::Load(model) => self.load(scheduler, runner, model, &mut events),
+                Action::Step(plan) => self.step(scheduler, runner, &plan, &mut events),
+                Action::Idle if closed && scheduler.is_idle() => break,
+                Action::Idle => {
+                    if scheduler.check_integrity().is_err() {
+                        Stats::add(&self.stats.integrity_errors, 1);
+                    }
+                    self.inbox.wait(Some(HEARTBEAT));
+                }
+            }
+            self.gauge(scheduler);
+            self.publish(&mut events);
+        }
+        self.publish(&mut events);
+    }
+
+    fn take_commands(&self, scheduler: &mut Scheduler, events: &mut Vec<Event>) {
+        let (mut submissions, mut controls) = (Vec::new(), Vec::new());
+        self.inbox.drain(&mut submissions, &mut controls);
+        for request in submissions {
+            scheduler.submit(request, events);
+        }
+        for control in controls {
+            match control {
+                Control::AbortAll => scheduler.end_all(&Finish::Aborted, events),
+                Control::Abort(id) if !scheduler.abort(id, events) => {
+                    Stats::add(&self.stats.late_aborts, 1);
+                }
+                Control::Abort(_) => {}
+            }
+        }
+    }
+
+    fn load(
+        &self,
+        scheduler: &mut Scheduler,
+        runner: &mut dyn Runner,
+        model: ModelId,
+        events: &mut Vec<Event>,
+    ) {
+        let result = runner.load(model);
+        if let (Ok(shape), Some(slot)) = (&result, self.shapes.get(model.0 as usize)) {
+            // A second load of the same model finds the slot filled with the same facts.
+            let _ = slot.set(shape.clone());
+        }
+        scheduler.loaded(model, result, events);
+    }
+
+    fn step(
+        &self,
+        scheduler: &mut Scheduler,
+        runner: &mut dyn Runner,
+        plan: &StepPlan,
+        events: &mut Vec<Event>,
+    ) {
+        let start = Instant::now();
+        let outcome = runner.step(plan).and_then(|outcome| checked(plan, outcome));
+        let ms = start.elapsed().as_secs_f32() * 1e3;
+        Stats::add(&self.stats.steps, 1);
+        match outcome {
+            Ok(outcome) => {
+                scheduler.commit(plan, &outcome, ms, events);
+                self.count(plan, &outcome);
+            }
+            Err(message) => {
+                Stats::add(&self.stats.step_errors, 1);
+                scheduler.fail(plan, &message, events);
+            }
+        }
+    }
+
+    fn count(&self, plan: &StepPlan, outcome: &StepOutcome) {
+        for (sampler, &kept) in plan.samplers.iter().zip(&outcome.accepted) {
+            if sampler.num_drafts > 0 {
+                self.stats.count_draft(sampler.num_drafts as usize, kept as usize);
+            }
+        }
+    }
+
+    fn gauge(&self, scheduler: &Scheduler) {
+        let (waiting, running) = scheduler.num_requests();
+        let pools = || scheduler.resident().map(|model: &Model| model.rows.pool());
+        let total: u32 = pools().map(crate::block_pool::BlockPool::total).sum();
+        let free: u32 = pools().map(crate::block_pool::BlockPool::num_free).sum();
+        Stats::set(&self.stats.requests_waiting, waiting as u64);
+        Stats::set(&self.stats.requests_running, running as u64);
+        Stats::set(&self.stats.kv_blocks_total, u64::from(total));
+        Stats::set(&self.stats.kv_blocks_used, u64::from(total - free));
+        Stats::set(&self.stats.preemptions, scheduler.resident().map(|m| m.num_preemptions).sum());
+    }
+
+    fn publish(&self, events: &mut Vec<Event>) {
+        for event in events.iter() {
+            Stats::add(&self.stats.generated_tokens, event.tokens.len() as u64);
+            let Some((finish, _)) = &event.end else {
+                continue;
+            };
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            let counter = match finish {
+                Finish::Stop | Finish::Length => &self.stats.requests_finished,
+                Finish::Aborted => &self.stats.requests_aborted,
+                Finish::Failed(_) => &self.stats.requests_failed,
+            };
+            Stats::add(counter, 1);
+        }
+        if self.outbox.publish(events).is_err() {
+            // The events are kept, and the next wake that works brings them.
+            Stats::add(&self.stats.wake_errors, 1);
+        }
+    }
+}
+
+/// A runner's outcome fits its plan; anything else is the runner's fault and fails the step.
+fn checked(plan: &StepPlan, outcome: StepOutcome) -> Result<StepOutcome, String> {
+    let fits = outcome.accepted.len() == plan.samplers.len()
+        && outcome.tokens.len() == plan.sampled.len()
+        && plan.samplers.iter().zip(&outcome.accepted).all(|(it, &kept)| kept <= it.num_drafts);
+    if fits { Ok(outcome) } else { Err("the runner's outcome does not fit its plan".to_owned()) }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()
+}

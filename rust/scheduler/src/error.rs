@@ -1,0 +1,61 @@
+//! What can go wrong for a caller; our own bugs panic in tests and are caught by the engine loop.
+
+use crate::ids::ModelId;
+
+/// Why a submission was refused. Nothing of it was kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The bounded submission queue is full.
+    #[error("the queue holds {capacity} requests already: try again later or raise --max-waiting")]
+    QueueFull {
+        /// Size of the queue.
+        capacity: usize,
+    },
+    /// The scheduler is draining or has stopped.
+    #[error("the server is shutting down: try again later or at another server")]
+    Closed,
+    /// No model has this id.
+    #[error("no model with index {0}")]
+    UnknownModel(ModelId),
+    /// The model has not been loaded.
+    #[error("the model is not loaded yet: try again in a few seconds")]
+    NotResident,
+    /// The prompt is empty.
+    #[error("the prompt has no tokens: send at least one")]
+    EmptyPrompt,
+    /// The prompt leaves no room for one new token.
+    #[error("the prompt has {prompt} tokens, the context holds {context}: shorten it by {over}")]
+    ContextLength {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// The model's context length.
+        context: u32,
+        /// Tokens too many, counting one for the answer.
+        over: usize,
+    },
+    /// The request could never run, even alone.
+    #[error(
+        "the request needs {needed} KV blocks, the pool has {total}: lower max_tokens or raise --kv-memory"
+    )]
+    TooLarge {
+        /// Blocks needed by the longest possible continuation.
+        needed: u32,
+        /// Blocks in the pool.
+        total: u32,
+    },
+}
+
+/// An invariant that does not hold: the text says which.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("integrity: {0}")]
+pub struct IntegrityError(pub String);
+
+/// Fails with [`IntegrityError`] unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err($crate::error::IntegrityError(format!($($text)+)));
+        }
+    };
+}
+pub(crate) use ensure;

@@ -1,0 +1,207 @@
+//! From what runs to how it lies: rectangles over the slabs, and the packed tokens.
+//!
+//! Exact layout: neighbouring decode rows share a rectangle of their common width; what a row has
+//! beyond that, and every prefill chunk, is a rectangle of one row. No padding at all.
+//! Padded layout: every slab with decode rows is one rectangle over all its slots, as wide as its
+//! longest draft rounded up to one of a few widths; prefill chunks are padded too. The device sees
+//! few shapes. Padding is written behind a row's tokens and overwritten later.
+
+use crate::action::{PlannedRow, Rect, Sampler, StepPlan};
+use crate::config::ModelShape;
+use crate::draft_len::DRAFT_WIDTHS;
+use crate::ids::{ModelId, Row, SlabId};
+use crate::request::Request;
+use crate::rows::RowPool;
+
+/// Prefill chunks are padded to multiples of this many tokens.
+const PREFILL_PAD: u32 = 64;
+
+struct Placed<'a> {
+    planned: &'a PlannedRow,
+    request: &'a Request,
+    row: Row,
+    /// Where each of its tokens ended up in the step.
+    at: Vec<u32>,
+}
+
+impl Placed<'_> {
+    fn width(&self) -> u32 {
+        self.planned.num_new + self.planned.drafts.len() as u32
+    }
+
+    fn is_decoding(&self) -> bool {
+        self.planned.num_new == 1
+    }
+
+    fn token(&self, offset: u32) -> u32 {
+        let known = self.planned.num_new;
+        if offset < known {
+            self.request.tokens[(self.request.num_computed + offset) as usize]
+        } else {
+            self.planned.drafts.get((offset - known) as usize).map_or(0, |draft| draft.token)
+        }
+    }
+}
+
+/// Lay out the planned rows of one model.
+pub fn lay_out(
+    model: ModelId,
+    rows: Vec<PlannedRow>,
+    running: &[Request],
+    pool: &RowPool,
+    shape: &ModelShape,
+) -> StepPlan {
+    let mut plan = StepPlan {
+        model,
+        kv_ops: Vec::new(),
+        rows: Vec::new(),
+        rects: Vec::new(),
+        tokens: Vec::new(),
+        positions: Vec::new(),
+        samplers: Vec::new(),
+        sampled: Vec::new(),
+        noise: Vec::new(),
+    };
+    let mut placed: Vec<Placed<'_>> = rows
+        .iter()
+        .filter_map(|planned| {
+            let request = &running[planned.index];
+            Some(Placed { planned, request, row: request.row?, at: Vec::new() })
+        })
+        .collect();
+    placed.sort_unstable_by_key(|it| it.row);
+    let mut layout = Layout { plan: &mut plan, running, pool, shape };
+    for group in placed.chunk_by_mut(|a, b| a.row.slab == b.row.slab) {
+        layout.slab(group);
+    }
+    placed.sort_unstable_by_key(|it| it.planned.index);
+    for it in &placed {
+        sample(&mut plan, it);
+    }
+    drop(placed);
+    plan.rows = rows;
+    plan
+}
+
+/// Ask for the logits of the last known token and of every draft.
+fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
+    if !it.planned.samples {
+        return;
+    }
+    let sampling = it.request.sampling;
+    let last = it.planned.num_new as usize - 1;
+    plan.samplers.push(Sampler {
+        first: plan.sampled.len() as u32,
+        num_drafts: it.planned.drafts.len() as u32,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        top_k: sampling.top_k,
+    });
+    for (offset, &at) in it.at[last..].iter().enumerate() {
+        plan.sampled.push(at);
+        plan.noise.push(it.request.noise_key(it.request.len() + offset as u32));
+    }
+}
+
+struct Layout<'a> {
+    plan: &'a mut StepPlan,
+    running: &'a [Request],
+    pool: &'a RowPool,
+    shape: &'a ModelShape,
+}
+
+impl Layout<'_> {
+    fn slab(&mut self, group: &mut [Placed<'_>]) {
+        if self.shape.padded {
+            self.padded_decode(group);
+        } else {
+            let joins = |a: &Placed<'_>, b: &Placed<'_>| {
+                a.is_decoding() && b.is_decoding() && a.row.slot + 1 == b.row.slot
+            };
+            for run in group.chunk_by_mut(joins).filter(|run| run[0].is_decoding()) {
+                let width = run.iter().map(Placed::width).min().unwrap_or(1);
+                self.rect(run, width);
+            }
+        }
+        for it in group.iter_mut().filter(|it| (it.at.len() as u32) < it.width()) {
+            self.rest(it);
+        }
+    }
+
+    /// One rectangle over neighbouring rows, from their next token on.
+    fn rect(&mut self, run: &mut [Placed<'_>], width: u32) {
+        self.open(run[0].row, run.len() as u32, width);
+        for it in run {
+            self.push_row(it, width);
+        }
+        self.close();
+    }
+
+    /// The remaining tokens of one row.
+    fn rest(&mut self, it: &mut Placed<'_>) {
+        let left = it.width() - it.at.len() as u32;
+        let width = if self.shape.padded { left.next_multiple_of(PREFILL_PAD) } else { left };
+        self.open(it.row, 1, width);
+        self.push_row(it, width);
+        self.close();
+    }
+
+    /// All slots of the slab as one rectangle; slots that do not decode get padding.
+    fn padded_decode(&mut self, group: &mut [Placed<'_>]) {
+        let longest = group.iter().filter(|it| it.is_decoding()).map(Placed::width).max();
+        let Some(longest) = longest else { return };
+        let widths = DRAFT_WIDTHS.iter().map(|&drafts| drafts as u32 + 1);
+        let width = std::iter::once(1).chain(widths).find(|&w| w >= longest).unwrap_or(longest);
+        let slab = group[0].row.slab;
+        let slots = self.pool.slab(slab).map_or(0, |it| it.slots.len() as u32);
+        self.open(Row { slab, slot: 0 }, slots, width);
+        let mut decoding = group.iter_mut().filter(|it| it.is_decoding()).peekable();
+        for slot in 0..slots {
+            match decoding.next_if(|it| it.row.slot == slot) {
+                Some(it) => self.push_row(it, width),
+                None => self.push_padding(slab, slot, width),
+            }
+        }
+        self.close();
+    }
+
+    fn open(&mut self, row: Row, rows: u32, width: u32) {
+        let first = self.plan.tokens.len() as u32;
+        self.plan.rects.push(Rect { slab: row.slab, slot: row.slot, rows, width, first, view: 0 });
+    }
+
+    fn push_row(&mut self, it: &mut Placed<'_>, width: u32) {
+        let done = it.at.len() as u32;
+        for offset in done..done + width {
+            if offset < it.width() {
+                it.at.push(self.plan.tokens.len() as u32);
+            }
+            self.plan.tokens.push(it.token(offset));
+            self.plan.positions.push(it.request.num_computed + offset);
+        }
+    }
+
+    /// Padding of a slot that does not decode: behind the tokens of its owner, if it has one. An
+    /// owner that prefills in this step writes over it, as its rectangle comes later.
+    fn push_padding(&mut self, slab: SlabId, slot: u32, width: u32) {
+        let row = Some(Row { slab, slot });
+        let owner = self.running.iter().find(|request| request.row == row);
+        let start = owner.map_or(0, |request| request.num_computed);
+        for offset in 0..width {
+            self.plan.tokens.push(0);
+            self.plan.positions.push(start + offset);
+        }
+    }
+
+    /// Attention of the rectangle sees all positions up to its last token.
+    fn close(&mut self) {
+        let Some(rect) = self.plan.rects.last_mut() else {
+            return;
+        };
+        let first = rect.first as usize;
+        let end = self.plan.positions[first..].iter().max().map_or(0, |last| last + 1);
+        let capacity = self.pool.capacity(Row { slab: rect.slab, slot: rect.slot });
+        rect.view = end.next_multiple_of(self.shape.view_step.max(1)).min(capacity);
+    }
+}

@@ -1,0 +1,34 @@
+//! The scheduler of mlxspec: it owns requests, queues, KV blocks, draft lengths and counters.
+//!
+//! Tensors stay in Python, text stays in the API. The parts, from the outside in:
+//!
+//! 1. [`engine::Engine`]: `submit` and `abort` from any thread, `run` on the engine's own thread,
+//!    events back through an [`outbox`] that wakes an event loop once per step.
+//! 2. [`scheduler::Scheduler`]: all state, no threads: `next_action`, `commit`, `fail`.
+//! 3. [`model::Model`]: one model's requests: admission, rows, preemption, drafts.
+//! 4. [`batch`], [`layout`], [`rows`], [`block_pool`], [`draft_len`], [`suffix`]: one question each.
+//!
+//! The core is sans-IO: time is passed in, randomness is seeded, and nothing but [`py`] (behind the
+//! feature `python`) knows of Python.
+
+pub mod action;
+pub mod batch;
+pub mod block_pool;
+pub mod config;
+pub mod draft_len;
+pub mod engine;
+pub mod error;
+pub mod ids;
+pub mod inbox;
+pub mod layout;
+pub mod model;
+pub mod outbox;
+#[cfg(feature = "python")]
+pub mod py;
+pub mod request;
+pub mod residency;
+pub mod rows;
+pub mod scheduler;
+pub mod stats;
+pub mod suffix;
+pub mod sync;

@@ -1,0 +1,227 @@
+//! The Python face: convert, detach, map errors, call the runner. Nothing is decided here.
+
+use std::sync::Arc;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::create_exception;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::action::{StepOutcome, StepPlan};
+use crate::config::{ModelShape, SchedulerConfig};
+use crate::engine::{Engine, Runner};
+use crate::error::SubmitError;
+use crate::ids::{ModelId, RequestId};
+use crate::model::Event;
+use crate::request::{Finish, RequestStats, Sampling, Submission};
+
+create_exception!(_scheduler, QueueFull, PyRuntimeError, "The submission queue is full.");
+create_exception!(_scheduler, Closed, PyRuntimeError, "The scheduler is draining or has stopped.");
+create_exception!(_scheduler, NotResident, PyRuntimeError, "The model is not loaded yet.");
+create_exception!(
+    _scheduler,
+    PromptTooLong,
+    PyValueError,
+    "The prompt leaves no room for a token."
+);
+create_exception!(_scheduler, RequestTooLarge, PyValueError, "The request could never run.");
+
+impl From<SubmitError> for PyErr {
+    fn from(error: SubmitError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubmitError::QueueFull { .. } => QueueFull::new_err(text),
+            SubmitError::Closed => Closed::new_err(text),
+            SubmitError::NotResident => NotResident::new_err(text),
+            SubmitError::ContextLength { .. } => PromptTooLong::new_err(text),
+            SubmitError::TooLarge { .. } => RequestTooLarge::new_err(text),
+            SubmitError::UnknownModel(_) | SubmitError::EmptyPrompt => PyValueError::new_err(text),
+        }
+    }
+}
+
+/// The engine, as Python holds it. All methods may be called from any thread.
+#[pyclass(frozen, module = "mlxspec._scheduler")]
+struct Scheduler {
+    engine: Arc<Engine>,
+}
+
+#[pymethods]
+impl Scheduler {
+    #[new]
+    #[pyo3(signature = (*, num_models, max_waiting, max_running, speculation, max_draft))]
+    fn new(
+        num_models: usize,
+        max_waiting: usize,
+        max_running: usize,
+        speculation: bool,
+        max_draft: usize,
+    ) -> PyResult<Self> {
+        let config = SchedulerConfig { max_waiting, max_running, speculation, max_draft };
+        let engine = Engine::new(config, num_models)
+            .map_err(|error| PyOSError::new_err(error.to_string()))?;
+        Ok(Self { engine: Arc::new(engine) })
+    }
+
+    /// Queue a request; returns its id.
+    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, temperature, top_p, min_p, top_k, seed, speculate))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    fn submit(
+        &self,
+        py: Python<'_>,
+        model: u32,
+        prompt: Vec<u32>,
+        max_tokens: Option<u32>,
+        stop_tokens: Vec<u32>,
+        temperature: f32,
+        top_p: f32,
+        min_p: f32,
+        top_k: u32,
+        seed: u64,
+        speculate: bool,
+    ) -> PyResult<u64> {
+        let submission = Submission {
+            model: ModelId(model),
+            prompt,
+            max_tokens,
+            stop_tokens: stop_tokens.into(),
+            sampling: Sampling { temperature, top_p, min_p, top_k, seed },
+            speculate,
+        };
+        // Indexing a long prompt takes milliseconds.
+        Ok(py.detach(|| self.engine.submit(submission))?.0)
+    }
+
+    fn abort(&self, request: u64) {
+        self.engine.abort(RequestId(request));
+    }
+
+    fn abort_all(&self) {
+        self.engine.abort_all();
+    }
+
+    fn close(&self) {
+        self.engine.close();
+    }
+
+    #[getter]
+    fn wake_fd(&self) -> i32 {
+        self.engine.outbox().wake_fd()
+    }
+
+    #[getter]
+    fn num_in_flight(&self) -> u64 {
+        self.engine.num_in_flight()
+    }
+
+    /// Age of the engine thread's last sign of life, in seconds.
+    #[getter]
+    fn heartbeat_age(&self) -> f64 {
+        let beat = self.engine.stats().heartbeat_ns.load(crate::sync::Ordering::Relaxed);
+        self.engine.now_ns().saturating_sub(beat) as f64 * 1e-9
+    }
+
+    /// All events since the last call, oldest first.
+    fn drain(&self) -> Vec<PyEvent> {
+        let mut events = Vec::new();
+        // A broken pipe loses no events, and `wake_errors` counts it on the other side.
+        let _ = self.engine.outbox().drain(&mut events);
+        events.into_iter().map(py_event).collect()
+    }
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.engine.stats();
+        let counters = PyDict::new(py);
+        for (name, value) in stats.snapshot() {
+            counters.set_item(name, value)?;
+        }
+        let positions = stats.accepted_per_pos.iter();
+        let per_pos: Vec<u64> =
+            positions.map(|it| it.load(crate::sync::Ordering::Relaxed)).collect();
+        counters.set_item("accepted_per_pos", per_pos)?;
+        Ok(counters)
+    }
+
+    /// Run until closed and idle. `runner` has `load(model) -> dict` and `step(bytes) -> buffer`.
+    fn run(&self, py: Python<'_>, runner: Py<PyAny>) -> PyResult<()> {
+        let mut runner = PyRunner { runner };
+        let served = py.detach(|| self.engine.run(&mut runner));
+        served.map_err(PyRuntimeError::new_err)
+    }
+}
+
+/// (request, tokens, end); end is (reason, message, queued seconds, preemptions, draft tokens,
+/// steps by accepted drafts).
+type PyEvent = (u64, Vec<u32>, Option<PyEnd>);
+type PyEnd = (&'static str, String, f64, u32, u32, Vec<u32>);
+
+fn py_event(event: Event) -> PyEvent {
+    (event.request.0, event.tokens, event.end.map(|(finish, stats)| py_end(finish, stats)))
+}
+
+fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
+    let (reason, message) = match finish {
+        Finish::Stop => ("stop", String::new()),
+        Finish::Length => ("length", String::new()),
+        Finish::Aborted => ("abort", String::new()),
+        Finish::Failed(message) => ("error", message),
+    };
+    let queued = stats.queued_ns as f64 * 1e-9;
+    (reason, message, queued, stats.preemptions, stats.num_draft_tokens, stats.accepted)
+}
+
+struct PyRunner {
+    runner: Py<PyAny>,
+}
+
+impl Runner for PyRunner {
+    fn load(&mut self, model: ModelId) -> Result<ModelShape, String> {
+        Python::attach(|py| {
+            let facts = self.runner.bind(py).call_method1("load", (model.0,))?;
+            shape_of(&facts)
+        })
+        .map_err(|error: PyErr| error.to_string())
+    }
+
+    fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
+        let words = plan.pack();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let num_rows = plan.samplers.len();
+        Python::attach(|py| {
+            let packed = PyBytes::new(py, &bytes);
+            let answer = self.runner.bind(py).call_method1("step", (packed,))?;
+            let mut accepted = PyBuffer::<u32>::get(&answer)?.to_vec(py)?;
+            if accepted.len() < num_rows {
+                return Err(PyValueError::new_err("the runner's answer is too short"));
+            }
+            let tokens = accepted.split_off(num_rows);
+            Ok(StepOutcome { accepted, tokens })
+        })
+        .map_err(|error: PyErr| error.to_string())
+    }
+}
+
+fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
+    Ok(ModelShape {
+        max_context: facts.get_item("max_context")?.extract()?,
+        total_blocks: facts.get_item("total_blocks")?.extract()?,
+        slab_slots: facts.get_item("slab_slots")?.extract()?,
+        step_tokens: facts.get_item("step_tokens")?.extract()?,
+        prefill_chunk: facts.get_item("prefill_chunk")?.extract()?,
+        view_step: facts.get_item("view_step")?.extract()?,
+        padded: facts.get_item("padded")?.extract()?,
+        step_cost: facts.get_item("step_cost")?.extract()?,
+        rect_cost: facts.get_item("rect_cost")?.extract()?,
+    })
+}
+
+/// Request queue, batch formation, KV bookkeeping and drafting for mlxspec.
+#[pymodule(gil_used = false)]
+mod _scheduler {
+    #[pymodule_export]
+    use super::{Closed, NotResident, PromptTooLong, QueueFull, RequestTooLarge, Scheduler};
+
+    #[pymodule_export]
+    const BLOCK_TOKENS: u32 = crate::config::BLOCK_TOKENS;
+}

@@ -1,0 +1,183 @@
+//! One request: its tokens, what of them has been computed, and what was measured on the way.
+
+use std::sync::Arc;
+
+use crate::draft_len::Posterior;
+use crate::ids::{ModelId, RequestId, Row};
+use crate::suffix::SuffixIndex;
+
+/// How the runner draws the next token. The seed fixes all noise; temperature 0 is greedy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the largest.
+    pub temperature: f32,
+    /// Keep the likeliest tokens up to this mass; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this likely, relative to the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Keep this many of the likeliest tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Seeds the noise.
+    pub seed: u64,
+}
+
+/// Everything a caller says about a request.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The model to run.
+    pub model: ModelId,
+    /// The prompt's tokens; at least one.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate; at least one, cut at the context length. `None` means as many as
+    /// the context and the KV memory allow.
+    pub max_tokens: Option<u32>,
+    /// Tokens that end the output (and belong to it).
+    pub stop_tokens: Arc<[u32]>,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Whether this request may be drafted for.
+    pub speculate: bool,
+}
+
+/// Why a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token was generated.
+    Stop,
+    /// `max_tokens` or the context's end was reached.
+    Length,
+    /// Somebody called abort.
+    Aborted,
+    /// The step or the load it needed failed; the text says how.
+    Failed(String),
+}
+
+/// What was measured on one request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestStats {
+    /// Nanoseconds from submission to the first step.
+    pub queued_ns: u64,
+    /// Times the request lost its row and was computed again.
+    pub preemptions: u32,
+    /// Draft tokens verified.
+    pub num_draft_tokens: u32,
+    /// `accepted[j]`: steps with a draft that kept `j` of its tokens.
+    pub accepted: Vec<u32>,
+}
+
+impl RequestStats {
+    /// Count one verified draft.
+    pub fn count_draft(&mut self, drafted: usize, kept: usize) {
+        self.num_draft_tokens += drafted as u32;
+        if self.accepted.len() <= drafted {
+            self.accepted.resize(drafted + 1, 0);
+        }
+        self.accepted[kept] += 1;
+    }
+}
+
+/// A request in the scheduler's hands.
+#[derive(Debug)]
+pub struct Request {
+    pub(crate) id: RequestId,
+    pub(crate) model: ModelId,
+    /// Prompt and output so far.
+    pub(crate) tokens: Vec<u32>,
+    /// Tokens whose KV is in the row. Prefill is this catching up with `tokens`; decode is one behind.
+    pub(crate) num_computed: u32,
+    /// Length of `tokens` at which the request ends.
+    pub(crate) max_len: u32,
+    pub(crate) stop_tokens: Arc<[u32]>,
+    pub(crate) sampling: Sampling,
+    /// What follows the current context; absent where drafting is off.
+    pub(crate) suffix: Option<SuffixIndex>,
+    pub(crate) posterior: Posterior,
+    /// The KV row while running; none while waiting.
+    pub(crate) row: Option<Row>,
+    pub(crate) submitted_ns: u64,
+    pub(crate) started: bool,
+    pub(crate) stats: RequestStats,
+}
+
+impl Request {
+    /// Build the request, its suffix index included, on the caller's thread. It ends, at the
+    /// latest, when it is `max_len` tokens long.
+    pub fn new(id: RequestId, submission: Submission, max_len: u32, now_ns: u64) -> Self {
+        let suffix = submission.speculate.then(|| {
+            let mut index = SuffixIndex::with_capacity(submission.prompt.len());
+            index.extend(&submission.prompt);
+            index
+        });
+        Self {
+            id,
+            model: submission.model,
+            num_computed: 0,
+            max_len,
+            stop_tokens: submission.stop_tokens,
+            sampling: submission.sampling,
+            suffix,
+            posterior: Posterior::default(),
+            row: None,
+            submitted_ns: now_ns,
+            started: false,
+            stats: RequestStats::default(),
+            tokens: submission.prompt,
+        }
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    /// Known tokens whose KV is still to be computed; 1 means decoding.
+    pub(crate) fn num_pending(&self) -> u32 {
+        self.len() - self.num_computed
+    }
+
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.num_pending() == 1
+    }
+
+    /// Tokens that may still be generated.
+    pub(crate) fn num_remaining(&self) -> u32 {
+        self.max_len - self.len()
+    }
+
+    /// Append generated tokens up to the end of the request; returns how many were taken and, if
+    /// it has ended, why.
+    pub(crate) fn append(&mut self, generated: &[u32]) -> (usize, Option<Finish>) {
+        for (index, &token) in generated.iter().enumerate() {
+            self.tokens.push(token);
+            if let Some(suffix) = &mut self.suffix {
+                suffix.push(token);
+            }
+            if self.stop_tokens.contains(&token) {
+                return (index + 1, Some(Finish::Stop));
+            }
+            if self.len() >= self.max_len {
+                return (index + 1, Some(Finish::Length));
+            }
+        }
+        (generated.len(), None)
+    }
+
+    /// The noise key of the token at `position`: two words from (seed, position) alone, so a token
+    /// does not depend on who shares the batch, on drafts, or on how often it was recomputed.
+    pub(crate) fn noise_key(&self, position: u32) -> [u32; 2] {
+        let mixed = split_mix(self.sampling.seed ^ split_mix(u64::from(position)));
+        [mixed as u32, (mixed >> 32) as u32]
+    }
+}
+
+/// One output of the `SplitMix64` generator (Steele, Lea, Flood 2014): a bijection of 64-bit words.
+fn split_mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

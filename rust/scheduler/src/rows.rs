@@ -1,0 +1,217 @@
+//! Rows: which dense KV row a request's tokens lie in.
+//!
+//! ```text
+//! capacity 256:  slab 0 [ r3 | -- ]      capacity 512:  slab 1 [ r1 | r4 | r7 | -- ]
+//! ```
+//! A slab is one allocation of equally long rows, so that attention over all of them is one call.
+//! Rows come in doubling capacities; a request that outgrows its row is copied into a longer one,
+//! and nobody else's row moves. Slabs hold the blocks of all their rows, empty slots included, so
+//! the block pool's count is the memory really allocated.
+
+use std::collections::BTreeMap;
+
+use crate::block_pool::{BlockPool, Blocks};
+use crate::config::ModelShape;
+use crate::error::{IntegrityError, ensure};
+use crate::ids::{RequestId, Row, SlabId};
+
+/// A change of the KV arrays, carried out by the runner in order, before the step that brings it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KvOp {
+    /// Allocate a slab of zeroed rows.
+    Create {
+        /// The new slab.
+        slab: SlabId,
+        /// Its number of rows.
+        slots: u32,
+        /// Tokens per row.
+        capacity: u32,
+    },
+    /// Free a slab; none of its rows is in use.
+    Drop {
+        /// The slab to free.
+        slab: SlabId,
+    },
+    /// Copy the first `num_tokens` positions of a row into another.
+    Copy {
+        /// The row to read.
+        from: Row,
+        /// The row to write.
+        to: Row,
+        /// Positions to copy.
+        num_tokens: u32,
+    },
+}
+
+/// The pool has too few free blocks for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+#[derive(Debug)]
+pub(crate) struct Slab {
+    pub(crate) capacity: u32,
+    pub(crate) slots: Vec<Option<RequestId>>,
+    blocks: Blocks,
+}
+
+/// All slabs of one model and the block pool that pays for them.
+#[derive(Debug)]
+pub struct RowPool {
+    pool: BlockPool,
+    slabs: BTreeMap<SlabId, Slab>,
+    next_slab: u32,
+    max_slots: u32,
+    ops: Vec<KvOp>,
+}
+
+impl RowPool {
+    /// No rows yet, and all blocks free.
+    pub fn new(total_blocks: u32, max_slots: u32) -> Self {
+        Self {
+            pool: BlockPool::new(total_blocks),
+            slabs: BTreeMap::new(),
+            next_slab: 0,
+            max_slots: max_slots.max(1),
+            ops: Vec::new(),
+        }
+    }
+
+    /// The pool that pays for the rows.
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    /// Changes of the KV arrays since the last call, oldest first.
+    pub fn take_ops(&mut self) -> Vec<KvOp> {
+        std::mem::take(&mut self.ops)
+    }
+
+    /// Whether changes wait to be carried out.
+    pub fn has_ops(&self) -> bool {
+        !self.ops.is_empty()
+    }
+
+    /// Tokens that fit into the row.
+    pub fn capacity(&self, row: Row) -> u32 {
+        self.slabs.get(&row.slab).map_or(0, |slab| slab.capacity)
+    }
+
+    pub(crate) fn slab(&self, id: SlabId) -> Option<&Slab> {
+        self.slabs.get(&id)
+    }
+
+    /// Give `owner` a row of exactly `capacity` tokens. `expected` is how many more rows of any
+    /// capacity are about to be asked for: a new slab is made large enough for them if it can be.
+    ///
+    /// # Errors
+    /// [`NoRoom`], and nothing has changed.
+    pub fn place(&mut self, owner: RequestId, capacity: u32, expected: u32) -> Result<Row, NoRoom> {
+        let row = match self.free_slot(capacity) {
+            Some(row) => row,
+            None => Row { slab: self.create(capacity, expected)?, slot: 0 },
+        };
+        if let Some(slab) = self.slabs.get_mut(&row.slab) {
+            slab.slots[row.slot as usize] = Some(owner);
+        }
+        Ok(row)
+    }
+
+    /// Move `owner` from `row` into a row of `capacity` tokens, keeping `num_tokens` positions.
+    ///
+    /// # Errors
+    /// [`NoRoom`], and nothing has changed.
+    pub fn grow(
+        &mut self,
+        owner: RequestId,
+        row: Row,
+        num_tokens: u32,
+        capacity: u32,
+    ) -> Result<Row, NoRoom> {
+        let to = self.place(owner, capacity, 0)?;
+        self.ops.push(KvOp::Copy { from: row, to, num_tokens });
+        self.release(row);
+        Ok(to)
+    }
+
+    /// Give the row back; a slab without rows is freed at once.
+    pub fn release(&mut self, row: Row) {
+        let Some(slab) = self.slabs.get_mut(&row.slab) else {
+            return;
+        };
+        slab.slots[row.slot as usize] = None;
+        if slab.slots.iter().all(Option::is_none)
+            && let Some(slab) = self.slabs.remove(&row.slab)
+        {
+            self.pool.release(slab.blocks);
+            self.ops.push(KvOp::Drop { slab: row.slab });
+        }
+    }
+
+    /// Who owns which row.
+    pub(crate) fn owners(&self) -> BTreeMap<Row, RequestId> {
+        let slots = self.slabs.iter().flat_map(|(id, slab)| {
+            let owned =
+                slab.slots.iter().enumerate().filter_map(|(at, owner)| Some((at, (*owner)?)));
+            owned.map(|(at, owner)| (Row { slab: *id, slot: at as u32 }, owner))
+        });
+        slots.collect()
+    }
+
+    fn free_slot(&self, capacity: u32) -> Option<Row> {
+        self.slabs.iter().filter(|(_, slab)| slab.capacity == capacity).find_map(|(id, slab)| {
+            let slot = slab.slots.iter().position(Option::is_none)? as u32;
+            Some(Row { slab: *id, slot })
+        })
+    }
+
+    /// A new slab has as many slots as rows of its capacity run already, or are expected, so the
+    /// number of slabs stays logarithmic and at most half of all slots are empty. Fewer, when
+    /// blocks are short.
+    fn create(&mut self, capacity: u32, expected: u32) -> Result<SlabId, NoRoom> {
+        let per_row = ModelShape::row_blocks(capacity);
+        let running: usize = self
+            .slabs
+            .values()
+            .filter(|slab| slab.capacity == capacity)
+            .map(|slab| slab.slots.len())
+            .sum();
+        let affordable = self.pool.num_free() / per_row.max(1);
+        let wanted = (running as u32).max(expected + 1).next_power_of_two().min(self.max_slots);
+        let slots = wanted.min(affordable);
+        if slots == 0 {
+            return Err(NoRoom);
+        }
+        let blocks = self.pool.allocate(slots * per_row).ok_or(NoRoom)?;
+        let id = SlabId(self.next_slab);
+        self.next_slab += 1;
+        let slots_of = vec![None; slots as usize];
+        self.slabs.insert(id, Slab { capacity, slots: slots_of, blocks });
+        self.ops.push(KvOp::Create { slab: id, slots, capacity });
+        Ok(id)
+    }
+
+    /// Slabs pay exactly for their rows, and no slab is empty.
+    ///
+    /// # Errors
+    /// Names the first slab for which this does not hold.
+    pub fn check_integrity(&self) -> Result<(), IntegrityError> {
+        self.pool.check_integrity()?;
+        let mut held = 0;
+        for (id, slab) in &self.slabs {
+            let blocks = slab.slots.len() as u32 * ModelShape::row_blocks(slab.capacity);
+            ensure!(
+                slab.blocks.len() as u32 == blocks,
+                "slab {id} holds other blocks than its rows need"
+            );
+            ensure!(slab.slots.iter().any(Option::is_some), "slab {id} is empty and not freed");
+            held += blocks;
+        }
+        ensure!(
+            held + self.pool.num_free() == self.pool.total(),
+            "{held} blocks held and {} free do not make {}",
+            self.pool.num_free(),
+            self.pool.total()
+        );
+        Ok(())
+    }
+}

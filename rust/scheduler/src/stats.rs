@@ -1,0 +1,92 @@
+//! Counters that the engine thread writes and anybody may read.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Draft positions that are counted one by one; longer ones are counted in the totals alone.
+pub const COUNTED_POSITIONS: usize = 16;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Cumulative counts, and a few gauges, of the whole engine.
+        #[derive(Debug, Default)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: AtomicU64,)+
+            /// Accepted drafts by their position in the draft.
+            pub accepted_per_pos: [AtomicU64; COUNTED_POSITIONS],
+        }
+
+        impl Stats {
+            /// Every count by its name, in the order of declaration.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed)),)+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests accepted into the queue.
+    requests_submitted,
+    /// Requests refused because the queue was full.
+    requests_rejected,
+    /// Requests that ended by a stop token or at their length.
+    requests_finished,
+    /// Requests ended by an abort.
+    requests_aborted,
+    /// Requests ended by a failed step or load.
+    requests_failed,
+    /// Aborts that found their request already ended.
+    late_aborts,
+    /// Gauge: requests without a row.
+    requests_waiting,
+    /// Gauge: requests with a row.
+    requests_running,
+    /// Gauge: KV blocks of all resident models.
+    kv_blocks_total,
+    /// Gauge: KV blocks held.
+    kv_blocks_used,
+    /// Rows taken back to be computed again.
+    preemptions,
+    /// Steps run.
+    steps,
+    /// Times the idle check found the books not in order.
+    integrity_errors,
+    /// Wake-ups of the event loop that failed.
+    wake_errors,
+    /// Steps that failed.
+    step_errors,
+    /// Prompt tokens of accepted requests.
+    prompt_tokens,
+    /// Tokens generated.
+    generated_tokens,
+    /// Drafts verified.
+    num_drafts,
+    /// Draft tokens verified.
+    num_draft_tokens,
+    /// Draft tokens accepted.
+    num_accepted_tokens,
+    /// Nanoseconds since the engine started, at its last sign of life.
+    heartbeat_ns,
+}
+
+impl Stats {
+    /// Add to a count.
+    pub fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Set a gauge.
+    pub fn set(gauge: &AtomicU64, value: u64) {
+        gauge.store(value, Ordering::Relaxed);
+    }
+
+    /// Count one verified draft.
+    pub fn count_draft(&self, drafted: usize, kept: usize) {
+        Self::add(&self.num_drafts, 1);
+        Self::add(&self.num_draft_tokens, drafted as u64);
+        Self::add(&self.num_accepted_tokens, kept as u64);
+        for position in self.accepted_per_pos.iter().take(kept) {
+            Self::add(position, 1);
+        }
+    }
+}
