@@ -1,24 +1,33 @@
 """The Rust extension: request queue, batch formation, KV bookkeeping, drafting."""
 
+from typing import Any, Final, Literal, Protocol, TypeAlias, final
 
-from typing import Any, Final, Protocol, TypeAlias, final
-
-from typing_extensions import Buffer
+__all__ = [
+    "BLOCK_TOKENS",
+    "ClosedError",
+    "NotResidentError",
+    "PromptTooLongError",
+    "QueueFullError",
+    "RequestTooLargeError",
+    "Scheduler",
+]
 
 BLOCK_TOKENS: Final[int]
 """KV positions per block."""
 
-class QueueFull(RuntimeError): ...
-class Closed(RuntimeError): ...
-class NotResident(RuntimeError): ...
-class PromptTooLong(ValueError): ...
-class RequestTooLarge(ValueError): ...
+class QueueFullError(RuntimeError): ...
+class ClosedError(RuntimeError): ...
+class NotResidentError(RuntimeError): ...
+class PromptTooLongError(ValueError): ...
+class RequestTooLargeError(ValueError): ...
 
 class _Runner(Protocol):
     def load(self, model: int, /) -> Any: ...
-    def step(self, packed: bytes, /) -> Buffer: ...
+    def step(self, packed: bytes, /) -> Any:
+        """Returns any buffer of uint32: kept drafts by row, then tokens."""
 
-_End: TypeAlias = tuple[str, str, float, int, int, list[int]]
+_Reason: TypeAlias = Literal["stop", "length", "abort", "error"]
+_End: TypeAlias = tuple[_Reason, str, float, int, int, list[int]]
 """(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts)."""
 
 @final
@@ -52,7 +61,7 @@ class Scheduler:
 
         `max_tokens` None means: as many as the context and the KV memory allow.
 
-        Raises QueueFull, Closed, NotResident, PromptTooLong, RequestTooLarge, ValueError;
+        Raises QueueFullError, ClosedError, NotResidentError, PromptTooLongError, RequestTooLargeError, ValueError;
         nothing is kept of a refused request.
         """
 

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,6 @@ from mlxspec.errors import (
 log = structlog.get_logger()
 
 LOADING_RETRY_SECONDS = 5
-DRAIN_POLL_SECONDS = 0.05
 
 
 class Counters(Struct, frozen=True, kw_only=True):
@@ -91,6 +91,8 @@ class Engine:
         self._generations: dict[int, Generation] = {}
         self._mean_seconds = 1.0
         self._draining = False
+        self._quiet = asyncio.Event()
+        """Set, once draining, when the last request has ended."""
 
     async def start(self) -> None:
         """Start the engine thread, which loads the models; returns once tokenizers are read."""
@@ -107,9 +109,9 @@ class Engine:
         """Refuse new requests, let running ones end for so long, abort the rest, join."""
         self._draining = True
         self._scheduler.close()
-        deadline = time.monotonic() + drain_seconds
-        while self._scheduler.num_in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self._scheduler.num_in_flight:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), drain_seconds)
         self._scheduler.abort_all()
         await asyncio.to_thread(self._thread.join, 10.0)
         self._on_wake()
@@ -178,15 +180,15 @@ class Engine:
                 seed=seed,
                 speculate=request.speculative and self._config.speculation.enabled,
             )
-        except _scheduler.PromptTooLong as error:
+        except _scheduler.PromptTooLongError as error:
             raise ContextLengthError(str(error), param="messages") from None
-        except _scheduler.RequestTooLarge as error:
+        except _scheduler.RequestTooLargeError as error:
             raise BadRequestError(str(error), param="max_tokens") from None
-        except _scheduler.QueueFull as error:
+        except _scheduler.QueueFullError as error:
             raise QueueFullError(str(error), retry_after=self._retry_after()) from None
-        except _scheduler.Closed as error:
+        except _scheduler.ClosedError as error:
             raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
-        except _scheduler.NotResident:
+        except _scheduler.NotResidentError:
             raise self._still_loading(self._models[index]) from None
         except ValueError as error:
             raise BadRequestError(str(error)) from None
@@ -227,6 +229,8 @@ class Engine:
                 del self._generations[request_id]
                 self._mean_seconds += 0.1 * (generation.age_seconds - self._mean_seconds)
             generation.deliver(tokens, None if end is None else End(*end))
+        if self._draining and self._scheduler.num_in_flight == 0:
+            self._quiet.set()
 
     def _on_state(
         self, index: int, state: Any, context_length: int | None, error: str | None

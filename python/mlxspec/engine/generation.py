@@ -115,9 +115,7 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        return Usage(
-            prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens
-        )
+        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
 
     @property
     def metrics(self) -> RequestMetrics:

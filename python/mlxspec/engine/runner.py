@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 import structlog
 from msgspec import Struct
 
@@ -15,7 +16,7 @@ from mlxspec.model.backend import BackendFacts, backend_facts
 from mlxspec.model.kv import KVStore
 from mlxspec.model.load import load
 from mlxspec.speculative.calibrate import measure
-from mlxspec.speculative.plan import apply_kv_ops, unpack
+from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
 from mlxspec.speculative.step import Target, run_step
 
 log = structlog.get_logger()
@@ -119,19 +120,21 @@ class Runner:
         budget = self._config.kv.memory_bytes or default_kv_bytes(backend_facts())
         return budget // len(self._config.models)
 
-    def step(self, packed: bytes) -> mx.array:
+    def num_slabs(self, model: int) -> int:
+        """KV slabs that exist for a loaded model: none while it is idle."""
+        return len(self._targets[model].store.slabs)
+
+    def step(self, packed: bytes) -> Ints:
         """Run one packed step; returns kept drafts and tokens, (rows + sampled,) uint32."""
         plan = unpack(packed)
         target = self._targets[plan.model]
         try:
             apply_kv_ops(target.store, plan.kv_ops)
-            if not plan.rects:
-                return mx.zeros(0, mx.uint32)
-            answer = run_step(target, plan)
+            answer = run_step(target, plan) if plan.rects else None
         except Exception:
             log.exception("step failed", tokens=len(plan.tokens), rows=len(plan.samplers.first))
             raise
-        return mx.zeros(0, mx.uint32) if answer is None else answer
+        return np.zeros(0, np.uint32) if answer is None else np.asarray(answer)
 
 
 def default_kv_bytes(device: BackendFacts) -> int:

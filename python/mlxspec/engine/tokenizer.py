@@ -31,7 +31,7 @@ class Tokenizer:
         if isinstance(prompt, str):
             return list(self._wrapper.encode(prompt))
         if prompt and isinstance(prompt[0], int):
-            return self._checked([int(token) for token in prompt])  # type: ignore[call-overload]
+            return self._checked([int(token) for token in prompt])
         return self._encode_chat(prompt)  # type: ignore[arg-type]
 
     def _encode_chat(self, messages: list[Message]) -> list[int]:

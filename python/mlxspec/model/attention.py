@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
+from mlx.nn.layers.base import Module
 
 from mlxspec.model.kv import KVStore, Rect, write
 
@@ -141,7 +141,7 @@ class LayerCache:
         return self.step.attend(self.layer, queries, scale, window, sinks)
 
 
-def route_attention(model: nn.Module) -> None:
+def route_attention(model: Module) -> None:
     """Make the modules that the model is built of send our caches' attention here.
 
     mlx-lm's model files import the function by name, so it is replaced in each file; calls with
@@ -155,7 +155,7 @@ def route_attention(model: nn.Module) -> None:
 
 
 def _routed(original: Any) -> Any:
-    def scaled_dot_product_attention(
+    def scaled_dot_product_attention(  # noqa: PLR0917 - as mlx-lm calls it
         queries: mx.array,
         keys: mx.array,
         values: mx.array,
@@ -173,7 +173,7 @@ def _routed(original: Any) -> Any:
     return scaled_dot_product_attention
 
 
-def select_before_head(model: nn.Module) -> None:
+def select_before_head(model: Module) -> None:
     """Let the output head see only the sampled tokens' hidden states.
 
     mlx-lm's models compute `head(self.model(inputs, cache))`; the backbone's class is replaced by
@@ -181,11 +181,11 @@ def select_before_head(model: nn.Module) -> None:
     step selects their logits instead.
     """
     backbone = getattr(model, "model", None)
-    if not isinstance(backbone, nn.Module) or hasattr(type(backbone), "selects_rows"):
+    if not isinstance(backbone, Module) or hasattr(type(backbone), "selects_rows"):
         return
     parent = type(backbone)
 
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Module, *args: Any, **kwargs: Any) -> Any:
         hidden = parent.__call__(self, *args, **kwargs)
         cache = kwargs.get("cache") or next((it for it in args if isinstance(it, list)), None)
         step = cache[0].step if cache and isinstance(cache[0], LayerCache) else None

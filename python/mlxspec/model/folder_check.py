@@ -4,6 +4,7 @@ MLX's own reader of safetensors is trusted only after the `safetensors` library 
 header, and no folder may bring Python code to run.
 """
 
+import ast
 import importlib.util
 import json
 import re
@@ -76,15 +77,25 @@ def _check_architecture(config: dict[str, Any]) -> None:
 
 
 def _is_known(model_type: str) -> bool:
-    """Whether MLX-LM has this architecture, by its own name or another's."""
+    """Whether MLX-LM has this architecture, by its own name or another's.
+
+    Looks at MLX-LM's files and imports nothing: this runs in processes that must not import mlx.
+    """
     spec = importlib.util.find_spec("mlx_lm")
     roots = (spec.submodule_search_locations or []) if spec is not None else []
-    # Looking for the file imports nothing, least of all mlx before its BLAS is loaded.
-    if any((Path(root) / "models" / f"{model_type}.py").is_file() for root in roots):
-        return True
-    from mlx_lm.utils import MODEL_REMAPPING
+    return any(
+        (Path(root) / "models" / f"{model_type}.py").is_file()
+        or model_type in _other_names(Path(root) / "utils.py")
+        for root in roots
+    )
 
-    return model_type in MODEL_REMAPPING
+
+def _other_names(source: Path) -> set[str]:
+    """The keys of the table by which MLX-LM takes one model type for another."""
+    for node in ast.parse(source.read_bytes()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL_REMAPPING":
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -107,7 +118,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _check_weights(file: Path) -> None:
     try:
-        with safe_open(str(file), framework="numpy") as weights:
-            weights.keys()
+        with safe_open(str(file), framework="numpy"):
+            pass  # opening checks the whole header against the file
     except (SafetensorError, OSError) as error:
         raise ModelImportError(f"{file}: {error}: download the model again") from None

@@ -51,9 +51,9 @@ class Metadata:
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
-        """A finite number above zero."""
+        """A number above zero and up to a thousand million million; infinity and NaN are not."""
         value = self._values.get(key, default)
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        if not isinstance(value, int | float) or not 0 < value <= 1e15:
             raise _unusable(key, value)
         return float(value)
 
@@ -157,8 +157,11 @@ def llama3_scaling(factors: list[float], config: dict[str, Any]) -> dict[str, An
     with the usual corner frequencies (8192 / 1 and 8192 / 4) gives them.
     """
     dim, base, factor = config["head_dim"], config["rope_theta"], max(factors)
-    expected = [_llama3_factor(factor, base ** (2 * i / dim)) for i in range(dim // 2)]
-    if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(factors, expected, strict=True)):
+    same = all(1 <= found < math.inf for found in factors) and all(
+        math.isclose(found, _llama3_factor(factor, base ** (2 * pair / dim)), rel_tol=1e-3)
+        for pair, found in enumerate(factors)
+    )
+    if not same:
         raise ModelImportError(f"the rope factors of the file are not llama 3's: {WAY_OUT}")
     return {
         "rope_type": "llama3",

@@ -71,11 +71,11 @@ def pull(hub_id: str) -> Path:
 
 def cached() -> Iterator[tuple[str, Path]]:
     """Ids and folders of the models in the hub's cache that have a config and safetensors."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return
     for repo in cache.repos:

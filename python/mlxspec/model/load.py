@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import load_model
 
@@ -16,7 +16,7 @@ from mlxspec.model.kv import LayerShape
 class LoadedModel(NamedTuple):
     """A model ready to run: its layers' KV shapes, their sliding windows, its context length."""
 
-    model: nn.Module
+    model: Module
     layers: list[LayerShape]
     windows: list[int | None]
     context_length: int
@@ -34,12 +34,17 @@ def load(folder: Path, dtype: mx.Dtype | None) -> LoadedModel:
         raise ModelImportError(f"{folder.name}: {error}") from None
     if dtype is not None and "quantization" not in config:
         model.set_dtype(dtype)
+    return adopt(model, _context_length(config))
+
+
+def adopt(model: Module, context_length: int) -> LoadedModel:
+    """Make an mlx-lm model run in our KV rows; evaluates its weights. See `load` for errors."""
     mx.eval(model.parameters())
     windows = [_window(cache) for cache in make_prompt_cache(model)]
     layers = _layer_shapes(model)
     route_attention(model)
     select_before_head(model)
-    return LoadedModel(model, layers, windows, _context_length(config))
+    return LoadedModel(model, layers, windows, context_length)
 
 
 def _window(cache: Any) -> int | None:
@@ -54,7 +59,7 @@ def _window(cache: Any) -> int | None:
     )
 
 
-def _layer_shapes(model: nn.Module) -> list[LayerShape]:
+def _layer_shapes(model: Module) -> list[LayerShape]:
     """Ask the model itself, by one token through mlx-lm's own caches."""
     caches = make_prompt_cache(model)
     mx.eval(model(mx.zeros((1, 1), mx.uint32), cache=caches))

@@ -63,7 +63,9 @@ def unpack(packed: bytes) -> StepPlan:
         rects=rects,
         tokens=tokens,
         positions=positions,
-        samplers=Samplers(rows[:, 0], rows[:, 1], floats[:, 2], floats[:, 3], floats[:, 4], rows[:, 5]),
+        samplers=Samplers(
+            rows[:, 0], rows[:, 1], floats[:, 2], floats[:, 3], floats[:, 4], rows[:, 5]
+        ),
         sampled=table(num_sampled, 1)[:, 0],
         noise_keys=table(num_sampled, 2),
     )

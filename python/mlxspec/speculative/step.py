@@ -1,16 +1,16 @@
 """One speculative step: compute the new tokens' KV, draw the target's tokens, count kept drafts.
 
-                 known tokens   drafts
-    row 0            a          b  c         samples at a, b, c: keeps 0..2 drafts
-    row 1            p q r                   prefill ends here: samples at r
-    row 2            s t u v                 prefill goes on: samples nothing
+             known tokens   drafts
+row 0            a          b  c         samples at a, b, c: keeps 0..2 drafts
+row 1            p q r                   prefill ends here: samples at r
+row 2            s t u v                 prefill goes on: samples nothing
 """
 
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
+from mlx.nn.layers.base import Module
 
 from mlxspec.model.attention import LayerCache, StepAttention
 from mlxspec.model.kv import KVStore
@@ -22,7 +22,7 @@ from mlxspec.speculative.sample import Truncation, draw
 class Target:
     """A loaded model and its KV rows. `windows`: per layer its sliding window, or None."""
 
-    def __init__(self, model: nn.Module, store: KVStore, windows: list[int | None]) -> None:
+    def __init__(self, model: Module, store: KVStore, windows: list[int | None]) -> None:
         self.model = model
         self.store = store
         self.windows = windows

@@ -15,10 +15,7 @@
 
 use std::time::Duration;
 
-use crate::sync::{
-    ArrayQueue, AtomicBool, AtomicUsize, Mutex, Ordering, SegQueue, Thread, current, fence, lock,
-    park,
-};
+use crate::sync::{ArrayQueue, AtomicBool, AtomicUsize, Ordering, Parker, SegQueue, fence};
 
 /// Why a submission came back, and the submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,33 +149,30 @@ impl Gate {
 ///
 /// The ringer writes its news, then reads `sleeping`; the sleeper writes `sleeping`, then reads the
 /// news. With a fence between the two on both sides at least one of them sees what the other wrote:
-/// either the sleeper stays up or the ringer wakes it. Only the ringer that turns `sleeping` off
-/// pays for the wake-up.
+/// either the sleeper stays up or the ringer wakes it. All changes of `sleeping` are swaps, so they
+/// have one order, and of many ringers the one that turns it off pays for the wake-up.
 #[derive(Debug, Default)]
 struct Doorbell {
     sleeping: AtomicBool,
-    sleeper: Mutex<Option<Thread>>,
+    parker: Parker,
 }
 
 impl Doorbell {
     /// Call after the news can be seen.
     fn ring(&self) {
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Acquire) {
-            let sleeper = lock(&self.sleeper).clone();
-            if let Some(thread) = sleeper {
-                thread.unpark();
-            }
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+            self.parker.unpark();
         }
     }
 
     fn sleep_unless(&self, has_news: impl Fn() -> bool, limit: Option<Duration>) {
-        *lock(&self.sleeper) = Some(current());
-        self.sleeping.store(true, Ordering::Release);
+        self.parker.enter();
+        self.sleeping.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         if !has_news() {
-            park(limit);
+            self.parker.park(limit);
         }
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.sleeping.swap(false, Ordering::AcqRel);
     }
 }

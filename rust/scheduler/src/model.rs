@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::action::{PlannedRow, StepOutcome, StepPlan};
 use crate::batch::form_batch;
+use crate::block_pool::BlockPool;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::draft_len::{Candidate, DraftLen, StepBase, StepCost};
 use crate::error::{IntegrityError, ensure};
@@ -60,6 +61,11 @@ impl Model {
     /// What is known of the model and its device.
     pub fn shape(&self) -> &ModelShape {
         &self.shape
+    }
+
+    /// The blocks that pay for its rows.
+    pub fn pool(&self) -> &BlockPool {
+        self.rows.pool()
     }
 
     /// Requests without a row.

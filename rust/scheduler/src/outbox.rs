@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::sync::{AtomicU8, Mutex, Ordering, WakePipe, lock};
+use crate::sync::{AtomicBool, Mutex, Ordering, WakePipe, lock};
 
 /// Events `E` on their way to one event loop.
 #[derive(Debug)]
@@ -47,14 +47,13 @@ impl<E> Outbox<E> {
     /// # Errors
     /// When the pipe was closed behind our back. The events are handed out all the same.
     pub fn drain(&self, out: &mut Vec<E>) -> io::Result<()> {
-        // Lower first: events published from here on raise the flag again.
+        // Lower first: events published from then on raise the flag again.
         let lowered = self.flag.lower(|| self.pipe.read_byte());
         out.append(&mut lock(&self.events));
         lowered
     }
 
     /// The descriptor that is readable while events wait. Poll it; leave reading it to `drain`.
-    #[cfg(unix)]
     pub fn wake_fd(&self) -> i32 {
         self.pipe.fd()
     }
@@ -66,44 +65,39 @@ impl<E> Outbox<E> {
     }
 }
 
-const RAISED: u8 = 1;
-const WRITTEN: u8 = 2;
-
-/// Lets at most one byte into the pipe, and lets nobody read before it is there.
+/// True from before a byte is written until after it is read: one byte at most is in the pipe.
 ///
 /// ```text
-///          raise                 byte written                 lower
-///   0 ──────────────► RAISED ──────────────► RAISED|WRITTEN ────────► RAISED ──────────► 0
-///                     (one writer)                          (one reader)  byte read
+///   publisher                          loop
+///     store the events                   byte is readable
+///     raise: false -> true?              lower: read the byte, true -> false
+///        └─ yes: write the byte          take the events
 /// ```
-/// Publisher: store the event, then raise. Loop: lower, then take the events. Both ends are
-/// read-modify-writes of one word, so one comes first. If it is the raise, lowering sees the
-/// event. If it is the lowering, the raise finds 0 and writes a new byte. And a loop that comes
-/// between raise and write does not wait for the byte: it wakes the loop once more, for nothing.
+/// Both ends swap one word, so one swap comes first. If it is the raise, the loop's swap sees the
+/// events and the loop takes them. If it is the lowering, the raise finds false and writes a byte.
+/// A loop that comes without a byte, or before it is written, leaves the flag alone: who reads
+/// the byte lowers, so the byte on its way still brings the loop to what it missed.
 #[derive(Debug, Default)]
-struct WakeFlag(AtomicU8);
+struct WakeFlag(AtomicBool);
 
 impl WakeFlag {
-    /// Call after the event can be taken. Writes a byte unless one is on its way.
+    /// Call after the events can be taken. Writes a byte unless one is on its way.
     fn raise(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if self.0.fetch_or(RAISED, Ordering::AcqRel) & RAISED != 0 {
+        if self.0.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let written = write();
-        match written {
-            Ok(()) => self.0.fetch_or(WRITTEN, Ordering::Release),
-            Err(_) => self.0.swap(0, Ordering::Release),
-        };
+        if written.is_err() {
+            self.0.swap(false, Ordering::AcqRel);
+        }
         written
     }
 
-    /// Call before the events are taken. Reads the byte if there is one.
-    fn lower(&self, read: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if self.0.fetch_and(!WRITTEN, Ordering::AcqRel) & WRITTEN == 0 {
-            return Ok(());
+    /// Call before the events are taken. `read` tells whether there was a byte.
+    fn lower(&self, read: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
+        if read()? {
+            self.0.swap(false, Ordering::AcqRel);
         }
-        let byte = read();
-        self.0.swap(0, Ordering::AcqRel);
-        byte
+        Ok(())
     }
 }

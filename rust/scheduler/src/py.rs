@@ -16,26 +16,31 @@ use crate::ids::{ModelId, RequestId};
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Sampling, Submission};
 
-create_exception!(_scheduler, QueueFull, PyRuntimeError, "The submission queue is full.");
-create_exception!(_scheduler, Closed, PyRuntimeError, "The scheduler is draining or has stopped.");
-create_exception!(_scheduler, NotResident, PyRuntimeError, "The model is not loaded yet.");
+create_exception!(_scheduler, QueueFullError, PyRuntimeError, "The submission queue is full.");
 create_exception!(
     _scheduler,
-    PromptTooLong,
+    ClosedError,
+    PyRuntimeError,
+    "The scheduler is draining or has stopped."
+);
+create_exception!(_scheduler, NotResidentError, PyRuntimeError, "The model is not loaded yet.");
+create_exception!(
+    _scheduler,
+    PromptTooLongError,
     PyValueError,
     "The prompt leaves no room for a token."
 );
-create_exception!(_scheduler, RequestTooLarge, PyValueError, "The request could never run.");
+create_exception!(_scheduler, RequestTooLargeError, PyValueError, "The request could never run.");
 
 impl From<SubmitError> for PyErr {
     fn from(error: SubmitError) -> Self {
         let text = error.to_string();
         match error {
-            SubmitError::QueueFull { .. } => QueueFull::new_err(text),
-            SubmitError::Closed => Closed::new_err(text),
-            SubmitError::NotResident => NotResident::new_err(text),
-            SubmitError::ContextLength { .. } => PromptTooLong::new_err(text),
-            SubmitError::TooLarge { .. } => RequestTooLarge::new_err(text),
+            SubmitError::QueueFull { .. } => QueueFullError::new_err(text),
+            SubmitError::Closed => ClosedError::new_err(text),
+            SubmitError::NotResident => NotResidentError::new_err(text),
+            SubmitError::ContextLength { .. } => PromptTooLongError::new_err(text),
+            SubmitError::TooLarge { .. } => RequestTooLargeError::new_err(text),
             SubmitError::UnknownModel(_) | SubmitError::EmptyPrompt => PyValueError::new_err(text),
         }
     }
@@ -220,7 +225,10 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
 #[pymodule(gil_used = false)]
 mod _scheduler {
     #[pymodule_export]
-    use super::{Closed, NotResident, PromptTooLong, QueueFull, RequestTooLarge, Scheduler};
+    use super::{
+        ClosedError, NotResidentError, PromptTooLongError, QueueFullError, RequestTooLargeError,
+        Scheduler,
+    };
 
     #[pymodule_export]
     const BLOCK_TOKENS: u32 = crate::config::BLOCK_TOKENS;

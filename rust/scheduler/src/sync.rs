@@ -1,4 +1,4 @@
-//! The only door to atomics, locks, parking, the queues and the wake pipe.
+//! The only door to atomics, locks, parking, queues and the wake pipe.
 //!
 //! Normally these are std's and crossbeam's. Under `--cfg loom` the same names are loom's, and
 //! `tests/rust/loom.rs` explores the interleavings of the code that uses them. crossbeam's queues
@@ -19,27 +19,53 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(not(loom))]
 mod real {
-    use std::io::{self, PipeReader, PipeWriter, Read, Write};
+    use std::io::{self, ErrorKind, Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     pub use crossbeam_queue::{ArrayQueue, SegQueue};
-    pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
     pub use std::sync::{Mutex, MutexGuard};
-    pub use std::thread::{Thread, current};
+    use std::thread::{self, Thread};
 
-    /// Park this thread until unparked or until the time is over; it may return early.
-    pub fn park(limit: Option<Duration>) {
-        match limit {
-            Some(limit) => std::thread::park_timeout(limit),
-            None => std::thread::park(),
+    use super::lock;
+
+    /// The place where one thread sleeps until others wake it.
+    #[derive(Debug, Default)]
+    pub struct Parker(Mutex<Option<Thread>>);
+
+    impl Parker {
+        /// From now on [`Self::unpark`] means the calling thread.
+        pub fn enter(&self) {
+            *lock(&self.0) = Some(thread::current());
+        }
+
+        /// Sleep until unparked, now or since the last sleep, or until the time is over; it may
+        /// also return early. Only for the thread that entered.
+        pub fn park(&self, limit: Option<Duration>) {
+            match limit {
+                Some(limit) => thread::park_timeout(limit),
+                None => thread::park(),
+            }
+        }
+
+        /// Wake the thread, or keep it from its next sleep.
+        pub fn unpark(&self) {
+            let thread = lock(&self.0).clone();
+            if let Some(thread) = thread {
+                thread.unpark();
+            }
         }
     }
 
     /// A pipe that carries wake-ups: bytes without meaning.
+    ///
+    /// In truth two sockets: std can make these non-blocking, and a pipe it cannot.
     #[derive(Debug)]
     pub struct WakePipe {
-        reader: PipeReader,
-        writer: PipeWriter,
+        reader: UnixStream,
+        writer: UnixStream,
     }
 
     impl WakePipe {
@@ -48,7 +74,8 @@ mod real {
         /// # Errors
         /// When the process may open no more files.
         pub fn new() -> io::Result<Self> {
-            let (reader, writer) = io::pipe()?;
+            let (reader, writer) = UnixStream::pair()?;
+            reader.set_nonblocking(true)?;
             Ok(Self { reader, writer })
         }
 
@@ -60,18 +87,20 @@ mod real {
             (&self.writer).write_all(&[1])
         }
 
-        /// Take one byte out; blocks if there is none.
+        /// Take one byte out; false if there is none. Never blocks.
         ///
         /// # Errors
         /// As for [`Self::write_byte`].
-        pub fn read_byte(&self) -> io::Result<()> {
-            (&self.reader).read_exact(&mut [0])
+        pub fn read_byte(&self) -> io::Result<bool> {
+            match (&self.reader).read_exact(&mut [0]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+                read => read.map(|()| true),
+            }
         }
 
         /// The descriptor to poll for reading.
-        #[cfg(unix)]
         pub fn fd(&self) -> i32 {
-            std::os::fd::AsRawFd::as_raw_fd(&self.reader)
+            self.reader.as_raw_fd()
         }
     }
 }
@@ -89,22 +118,39 @@ mod modelled {
     use std::time::Duration;
 
     use loom::sync::Condvar;
-    pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
     pub use loom::sync::{Mutex, MutexGuard};
-    pub use loom::thread::{Thread, current};
 
-    use super::lock;
+    use super::{PoisonError, lock};
 
-    /// Loom has no clock: a limited park is one that is over at once.
-    pub fn park(limit: Option<Duration>) {
-        match limit {
-            Some(_) => loom::thread::yield_now(),
-            None => loom::thread::park(),
+    /// Not loom's `park`: that one forgets an unpark when the thread then waits for a lock, and
+    /// takes an unpark for the end of any wait.
+    #[derive(Debug, Default)]
+    pub struct Parker {
+        unparked: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Parker {
+        pub fn enter(&self) {}
+
+        /// Loom has no clock: a limited sleep is over at once.
+        pub fn park(&self, limit: Option<Duration>) {
+            let mut unparked = lock(&self.unparked);
+            while !*unparked && limit.is_none() {
+                unparked = self.changed.wait(unparked).unwrap_or_else(PoisonError::into_inner);
+            }
+            *unparked = false;
+        }
+
+        pub fn unpark(&self) {
+            *lock(&self.unparked) = true;
+            self.changed.notify_all();
         }
     }
 
-    /// crossbeam's unbounded queue. The length is an atomic beside the lock, so that looking at it
-    /// orders no more memory than it does in the real queue.
+    /// crossbeam's unbounded queue. The length is an atomic beside the lock, so that a look at it,
+    /// and a pop that finds nothing, order no more memory than they do in the real queue.
     #[derive(Debug)]
     pub struct SegQueue<T> {
         items: Mutex<VecDeque<T>>,
@@ -123,6 +169,9 @@ mod modelled {
         }
 
         pub fn pop(&self) -> Option<T> {
+            if self.is_empty() {
+                return None;
+            }
             let mut items = lock(&self.items);
             let item = items.pop_front();
             self.len.store(items.len(), Ordering::Release);
@@ -177,7 +226,7 @@ mod modelled {
         }
     }
 
-    /// A pipe with room for one byte: where the real one would block, this one is an error.
+    /// A pipe with room for one byte: a second one is an error.
     #[derive(Debug)]
     pub struct WakePipe {
         full: Mutex<bool>,
@@ -190,22 +239,13 @@ mod modelled {
         }
 
         pub fn write_byte(&self) -> io::Result<()> {
-            self.turn(false)?;
+            let was_full = std::mem::replace(&mut *lock(&self.full), true);
             self.readable.notify_all();
-            Ok(())
+            if was_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         }
 
-        pub fn read_byte(&self) -> io::Result<()> {
-            self.turn(true)
-        }
-
-        fn turn(&self, from: bool) -> io::Result<()> {
-            let mut full = lock(&self.full);
-            if *full != from {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            *full = !from;
-            Ok(())
+        pub fn read_byte(&self) -> io::Result<bool> {
+            Ok(std::mem::take(&mut *lock(&self.full)))
         }
 
         pub fn fd(&self) -> i32 {
@@ -216,7 +256,7 @@ mod modelled {
         pub fn wait_until_readable(&self) {
             let mut full = lock(&self.full);
             while !*full {
-                full = self.readable.wait(full).unwrap_or_else(std::sync::PoisonError::into_inner);
+                full = self.readable.wait(full).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }

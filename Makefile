@@ -1,0 +1,75 @@
+# Everything a developer or a user from source types. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= demo
+LOOM_FLAGS := --cfg loom
+
+# MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
+EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
+
+.PHONY: help run test check format lint-python lint-rust test-rust test-python bench setup blas clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: setup ## Set up, build, fetch the demo model if needed, and serve it
+	$(BIN)/mlxspec serve $(MODEL)
+
+test: check test-rust test-python ## Set up, lint, and run every test
+
+check: lint-rust lint-python ## Run every linter and type checker
+
+setup: blas $(VENV)/installed
+
+# Rebuilt when anything that goes into the wheel's metadata or the extension changes.
+$(VENV)/installed: pyproject.toml Cargo.toml Cargo.lock $(wildcard rust/scheduler/Cargo.toml rust/scheduler/src/*.rs)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)' --group dev
+	touch $@
+
+# Without OpenBLAS MLX's CPU backend runs on a reference BLAS; installed where we may, else told.
+blas:
+	@if [ "$(EXTRA)" = '[cpu]' ] && ! ldconfig -p | grep -q libopenblas.so.0; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq libopenblas0-pthread; \
+	  else echo "for 10x faster prefill: sudo apt-get install libopenblas0-pthread (or your system's openblas)"; fi; fi
+
+lint-rust: ## rustfmt and clippy, without and with the Python face
+	cargo fmt --all --check
+	cargo clippy --all-targets -- --deny warnings
+	cargo clippy --all-targets --features python -- --deny warnings
+
+lint-python: setup ## ruff, mypy, import contract, and the stub against the built extension
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/stubtest mlxspec._scheduler
+
+test-rust: ## Unit, property and model-checking tests of the scheduler
+	cargo test
+	PYO3_PYTHON=$(PYTHON) cargo test --features python --lib
+	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=2 cargo test --release --test loom --target-dir target/loom
+
+test-python: setup ## Python tests, end to end against a started server with a real model
+	$(BIN)/mlxspec pull demo
+	$(BIN)/pytest
+
+bench: setup ## Measure: scheduler, step, server (benches/README.md has the last figures)
+	cargo bench --bench scheduler -- --quick
+	$(BIN)/python benches/step.py
+	$(BIN)/python benches/serve.py
+
+format: setup ## Format all code
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what was built
+	rm -rf $(VENV) target python/mlxspec/*.so

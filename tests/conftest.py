@@ -1,0 +1,53 @@
+"""Fixtures shared by all tests. BLAS is preloaded before anything imports mlx."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxspec.config import cache_dir
+from mlxspec.model.backend import prepare
+
+prepare()
+
+TINY_CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 48,
+    "max_position_embeddings": 1024,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer llama of 48 tokens that stutters enough for drafts to be right at times.
+
+    A model folder without a tokenizer.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models import llama
+
+    folder = tmp_path_factory.mktemp("tiny")
+    mx.random.seed(8)
+    model = llama.Model(llama.ModelArgs.from_dict(TINY_CONFIG))
+    weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The demo model, where `mlxspec pull demo` puts it."""
+    folder = cache_dir() / "models" / "demo"
+    if not folder.exists():
+        pytest.fail("the demo model is not there: run 'mlxspec pull demo' first")
+    return folder

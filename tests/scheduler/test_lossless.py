@@ -1,0 +1,176 @@
+"""The oracle of the whole: what is drafted, who shares the batch, and how often a request is
+preempted change nothing about its tokens."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.utils import load_model
+from token_engine import TokenEngine, token_engine
+
+from mlxspec.engine import runner
+from mlxspec.engine.runner import DeviceShape
+from mlxspec.speculative.calibrate import StepCosts
+from mlxspec.speculative.plan import StepPlan
+from mlxspec.speculative.step import Target
+
+EXACT = DeviceShape(padded=False, slab_slots=4, step_tokens=64, prefill_chunk=16, view_step=32)
+PADDED = DeviceShape(padded=True, slab_slots=4, step_tokens=256, prefill_chunk=64, view_step=256)
+BUCKET_BYTES = 256 * 2 * 2 * (8 + 8) * 4
+"""One smallest row of the tiny model: 256 positions, 2 layers, 2 heads, keys and values of 8."""
+
+
+@pytest.fixture(autouse=True)
+def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On so small a model drafts never pay; told that tokens are free, the controller drafts."""
+    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
+    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
+
+
+@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
+def engine(
+    request: pytest.FixtureRequest, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TokenEngine]:
+    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
+    with token_engine(tiny_folder) as running:
+        yield running
+
+
+def prompts(count: int, seed: int = 3) -> list[list[int]]:
+    """Prompts of 1 to 90 tokens, half of them repetitive, so that drafts are often right."""
+    rng = random.Random(seed)
+    made = []
+    for index in range(count):
+        words = [[rng.randrange(48) for _ in range(rng.randrange(2, 7))] for _ in range(3)]
+        size = rng.randrange(1, 90)
+        repetitive = [token for _ in range(40) for token in rng.choice(words)][:size]
+        made.append(repetitive if index % 2 else [rng.randrange(48) for _ in range(size)])
+    return made
+
+
+def mlx_lm_greedy(folder: Path, prompt: list[int], max_tokens: int) -> list[int]:
+    model, _ = load_model(folder)
+    steps = generate_step(mx.array(prompt), model, max_tokens=max_tokens)
+    return [int(token) for token, _ in steps]
+
+
+def test_greedy_is_mlx_lms_own_greedy_with_and_without_drafts(
+    engine: TokenEngine, tiny_folder: Path
+) -> None:
+    for prompt in prompts(6):
+        expected = mlx_lm_greedy(tiny_folder, prompt, 40)
+        assert engine.generate(prompt, 40, speculate=False) == expected
+        assert engine.generate(prompt, 40) == expected
+
+
+def test_drafts_are_made_and_many_are_kept(engine: TokenEngine) -> None:
+    answers = [engine.result(engine.submit(prompt, 200)) for prompt in prompts(6)]
+    kept = sum(count * times for it in answers for count, times in enumerate(it.accepted))
+    assert kept > 100
+    assert kept <= sum(it.num_draft_tokens for it in answers)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.7},
+        {"temperature": 1.0, "top_p": 0.8},
+        {"temperature": 1.2, "top_k": 5},
+        {"temperature": 0.9, "min_p": 0.1, "top_k": 20, "top_p": 0.95},
+    ],
+    ids=["greedy", "temperature", "top_p", "top_k", "all"],
+)
+def test_a_ragged_batch_of_eight_joining_and_leaving_gets_what_each_gets_alone(
+    engine: TokenEngine, options: dict[str, float]
+) -> None:
+    asked = [(prompt, 5 + 7 * at) for at, prompt in enumerate(prompts(12, seed=11))]
+    alone = [
+        engine.generate(prompt, size, seed=at, speculate=False, **options)
+        for at, (prompt, size) in enumerate(asked)
+    ]
+    running = []
+    for at, (prompt, size) in enumerate(asked):
+        running.append(engine.submit(prompt, size, seed=at, **options))
+        if at >= 4:
+            engine.pump()
+    assert [engine.result(request).tokens for request in running] == alone
+
+
+def test_seeds_differ_and_repeat(engine: TokenEngine) -> None:
+    prompt = prompts(1)[0]
+    first = engine.generate(prompt, temperature=1.0, seed=1)
+    assert engine.generate(prompt, temperature=1.0, seed=1) == first
+    assert engine.generate(prompt, temperature=1.0, seed=2) != first
+
+
+def test_a_request_that_outgrows_its_row_goes_on_in_a_longer_one(
+    engine: TokenEngine, tiny_folder: Path
+) -> None:
+    prompt = prompts(2)[1]
+    assert engine.generate(prompt, 600) == mlx_lm_greedy(tiny_folder, prompt, 600)
+
+
+@pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])
+def test_preempted_requests_come_to_the_same_tokens(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
+) -> None:
+    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
+    asked = prompts(6, seed=5)
+    with token_engine(tiny_folder, kv_bytes=64 * BUCKET_BYTES) as roomy:
+        alone = [roomy.generate(p, 300, temperature=0.7, seed=1, speculate=False) for p in asked]
+    with token_engine(tiny_folder, kv_bytes=6 * BUCKET_BYTES) as tight:
+        running = [tight.submit(prompt, 300, temperature=0.7, seed=1) for prompt in asked]
+        answers = [tight.result(request) for request in running]
+    assert sum(answer.preemptions for answer in answers) > 0
+    assert [answer.tokens for answer in answers] == alone
+
+
+def test_junk_behind_every_row_changes_nothing(
+    engine: TokenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each step, everything behind a row's last token is overwritten with large values."""
+    asked = prompts(8, seed=9)
+    clean = [engine.generate(prompt, 60) for prompt in asked]
+    original = runner.run_step
+
+    def poisoned(target: Target, plan: StepPlan) -> mx.array | None:
+        answer = original(target, plan)
+        ends: dict[tuple[int, int], int] = {}
+        kept = [] if answer is None else answer.tolist()[: len(plan.samplers.first)]
+        rows = zip(
+            plan.samplers.first.tolist(), plan.samplers.num_drafts.tolist(), kept, strict=True
+        )
+        rejected = {
+            int(plan.sampled[first + 1 + draft])
+            for first, drafts, keeps in rows
+            for draft in range(keeps, drafts)
+        }
+        for rect in plan.rects:
+            for at in range(rect.first, rect.stop):
+                row = (rect.slab, rect.slot + (at - rect.first) // rect.width)
+                if at not in rejected:
+                    ends[row] = max(ends.get(row, 0), int(plan.positions[at]) + 1)
+        for (slab, slot), end in ends.items():
+            for array in target.store.slabs[slab].arrays():
+                array[slot, :, end:] = 1e4
+        return answer
+
+    monkeypatch.setattr(runner, "run_step", poisoned)
+    running = [engine.submit(prompt, 60) for prompt in asked]
+    assert [engine.result(request).tokens for request in running] == clean
+
+
+def test_an_abort_frees_the_row_within_a_step(engine: TokenEngine) -> None:
+    request = engine.submit(prompts(1)[0], 900)
+    while engine.num_tokens(request) < 5:
+        engine.pump()
+    engine.scheduler.abort(request)
+    engine.scheduler.abort(request)
+    assert engine.result(request).reason == "abort"
+    engine.generate([1], 1)
+    assert engine.scheduler.counters()["kv_blocks_used"] == 0
+    engine.scheduler.abort(request)

@@ -1,0 +1,108 @@
+"""The scheduler and the runner without text or HTTP: token ids in, token ids out."""
+
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlxspec._scheduler import NotResidentError, Scheduler
+from mlxspec.config import Config, KVConfig, ModelConfig
+from mlxspec.engine.runner import Runner
+
+
+class Answer(NamedTuple):
+    """What one request brought."""
+
+    tokens: list[int]
+    reason: str
+    preemptions: int
+    num_draft_tokens: int
+    accepted: list[int]
+
+
+class TokenEngine:
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self._answers: dict[int, Answer] = {}
+        self._tokens: dict[int, list[int]] = {}
+
+    def submit(self, prompt: list[int], max_tokens: int = 24, **options: Any) -> int:
+        defaults: dict[str, Any] = {
+            "stop_tokens": [],
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "top_k": 0,
+            "seed": 0,
+            "speculate": True,
+        }
+        request = self.scheduler.submit(
+            model=0, prompt=prompt, max_tokens=max_tokens, **{**defaults, **options}
+        )
+        self._tokens[request] = []
+        return request
+
+    def pump(self) -> None:
+        """Wait for news and take it in."""
+        ready, _, _ = select.select([self.scheduler.wake_fd], [], [], 60)
+        assert ready, "no news from the engine for a minute"
+        for request, tokens, end in self.scheduler.drain():
+            self._tokens[request].extend(tokens)
+            if end is not None:
+                assert request not in self._answers, "a second end"
+                reason, _, _, preemptions, drafted, accepted = end
+                self._answers[request] = Answer(
+                    self._tokens[request], reason, preemptions, drafted, accepted
+                )
+
+    def num_tokens(self, request: int) -> int:
+        return len(self._tokens[request])
+
+    def result(self, request: int) -> Answer:
+        while request not in self._answers:
+            self.pump()
+        return self._answers[request]
+
+    def generate(self, prompt: list[int], max_tokens: int = 24, **options: Any) -> list[int]:
+        return self.result(self.submit(prompt, max_tokens, **options)).tokens
+
+
+@contextmanager
+def token_engine(
+    folder: Path, *, kv_bytes: int = 64 << 20, max_running: int = 16, **options: Any
+) -> Iterator[TokenEngine]:
+    """A running engine for one model; ends it, and checks that all KV memory came back."""
+    config = Config(
+        models=(ModelConfig(id="model", source=str(folder)),), kv=KVConfig(memory_bytes=kv_bytes)
+    )
+    arguments = {"max_waiting": 64, "speculation": True, "max_draft": 16, **options}
+    scheduler = Scheduler(num_models=1, max_running=max_running, **arguments)
+    runner = Runner(config, lambda *_: None)
+    thread = threading.Thread(target=scheduler.run, args=(runner,), daemon=True)
+    thread.start()
+    engine = TokenEngine(scheduler, runner)
+    _wait_until_loaded(engine)
+    yield engine
+    scheduler.close()
+    scheduler.abort_all()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert scheduler.counters()["kv_blocks_used"] == 0
+    assert scheduler.counters()["integrity_errors"] == 0
+    assert runner.num_slabs(0) == 0, "slabs outlive their requests"
+
+
+def _wait_until_loaded(engine: TokenEngine) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            engine.result(engine.submit([1], max_tokens=1))
+        except NotResidentError:
+            assert time.monotonic() < deadline, "the model did not load"
+            time.sleep(0.02)
+        else:
+            return
