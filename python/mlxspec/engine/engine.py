@@ -33,6 +33,8 @@ from mlxspec.errors import (
 log = structlog.get_logger()
 
 LOADING_RETRY_SECONDS = 5
+JOIN_SECONDS = 5.0
+"""Patience with a step, or a load, that is under way when everything else has ended."""
 
 
 class Counters(Struct, frozen=True, kw_only=True):
@@ -113,7 +115,7 @@ class Engine:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), drain_seconds)
         self._scheduler.abort_all()
-        await asyncio.to_thread(self._thread.join, 10.0)
+        await asyncio.to_thread(self._thread.join, JOIN_SECONDS)
         self._on_wake()
         asyncio.get_running_loop().remove_reader(self._scheduler.wake_fd)
 
@@ -181,7 +183,7 @@ class Engine:
                 speculate=request.speculative and self._config.speculation.enabled,
             )
         except _scheduler.PromptTooLongError as error:
-            raise ContextLengthError(str(error), param="messages") from None
+            raise ContextLengthError(str(error), param=_prompt_param(request)) from None
         except _scheduler.RequestTooLargeError as error:
             raise BadRequestError(str(error), param="max_tokens") from None
         except _scheduler.QueueFullError as error:
@@ -240,3 +242,9 @@ class Engine:
         model.context_length = context_length
         model.error = model.error or error
         model.state = state
+
+
+def _prompt_param(request: GenerationRequest) -> str:
+    """The request field that the prompt came from: chat messages are a list of dicts."""
+    is_chat = isinstance(request.prompt, list) and isinstance(request.prompt[0], dict)
+    return "messages" if is_chat else "prompt"

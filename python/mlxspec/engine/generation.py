@@ -73,6 +73,9 @@ class Generation:
         """Deltas until the one with a finish reason; raises EngineError if the step failed."""
         while True:
             delta = self._next_delta()
+            if delta.finish_reason and self._end is None:
+                # A stop string: the scheduler's own end, with what it measured, is a step away.
+                await self._until_ended()
             if delta.text or delta.finish_reason:
                 yield delta
             if delta.finish_reason:
@@ -80,6 +83,11 @@ class Generation:
             if not self._tokens and self._end is None:
                 self._news.clear()
                 await self._news.wait()
+
+    async def _until_ended(self) -> None:
+        while self._end is None:
+            self._news.clear()
+            await self._news.wait()
 
     def _next_delta(self) -> Delta:
         """Everything that has come since the last one."""

@@ -18,13 +18,13 @@ from mlxspec.model.backend import WeightDtype
 from mlxspec.model.folder import Manifest, assemble
 from mlxspec.model.gguf_config import (
     ROPE_FACTORS,
-    Metadata,
     Source,
     llama3_scaling,
     plan_weights,
     read_config,
 )
 from mlxspec.model.gguf_header import Header, read_header
+from mlxspec.model.gguf_metadata import Metadata
 from mlxspec.model.gguf_tensors import dequantise
 from mlxspec.model.gguf_tokenizer import build_tokenizer, generation_config, tokenizer_config
 from mlxspec.model.progress import Progress, silent

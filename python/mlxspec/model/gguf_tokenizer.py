@@ -7,7 +7,8 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from mlxspec.errors import ModelImportError
-from mlxspec.model.gguf_config import WAY_OUT, Metadata
+from mlxspec.model.gguf_config import WAY_OUT
+from mlxspec.model.gguf_metadata import Metadata
 
 CONTROL: Final = 3
 USER_DEFINED: Final = 4

@@ -61,7 +61,7 @@ def _rect_cost(target: Target, slots: int) -> float:
 
 def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
     """Best of a few runs, in milliseconds; the first one, which warms up, does not count."""
-    plan = _plan(runs, width)
+    plan = scratch_plan(runs, width)
     times = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
     return min(times[1:]) * 1e3
 
 
-def _plan(runs: list[tuple[int, int]], width: int) -> StepPlan:
+def scratch_plan(runs: list[tuple[int, int]], width: int) -> StepPlan:
     """A step of `width` tokens in every row of the given (slot, rows) runs, all of them sampled."""
     rects, first = [], 0
     for slot, rows in runs:

@@ -1,0 +1,123 @@
+"""What one step costs, ours beside mlx-lm's own forward, interleaved in one run.
+
+    python benches/step.py                      # the demo model
+    python benches/step.py --model random-8b    # the shape of Llama-3-8B with random weights
+
+Per (rows x new tokens): milliseconds of mlx-lm's model with its own KVCache, of our step in the
+exact and in the padded layout, and the ratio. Ours includes drawing the tokens and counting kept
+drafts; mlx-lm's includes the argmax. Every figure is the median over the rounds.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxspec.model.backend import backend_facts, prepare
+
+prepare()
+
+import mlx.core as mx  # noqa: E402 - after BLAS
+from mlx_lm.models import llama  # noqa: E402
+from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
+
+from mlxspec.config import cache_dir  # noqa: E402
+from mlxspec.model.kv import KVStore  # noqa: E402
+from mlxspec.model.load import LoadedModel, adopt, load  # noqa: E402
+from mlxspec.speculative.calibrate import CONTEXT, SLAB, scratch_plan  # noqa: E402
+from mlxspec.speculative.step import Target, run_step  # noqa: E402
+
+SHAPES = [(1, 1), (1, 2), (1, 5), (1, 9), (1, 17), (4, 1), (8, 1), (8, 5), (16, 1), (32, 1), (32, 5)]
+
+LLAMA_8B = llama.ModelArgs(
+    model_type="llama",
+    hidden_size=4096,
+    num_hidden_layers=32,
+    intermediate_size=14336,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-5,
+    vocab_size=128256,
+    rope_theta=500000.0,
+    max_position_embeddings=8192,
+    tie_word_embeddings=False,
+)
+
+
+def random_8b() -> LoadedModel:
+    model = llama.Model(LLAMA_8B)
+    model.set_dtype(mx.bfloat16)
+    return adopt(model, 8192)
+
+
+def mlx_lm_step(loaded: LoadedModel, rows: int, width: int) -> Callable[[], None]:
+    caches = make_prompt_cache(loaded.model)
+    mx.eval(loaded.model(mx.zeros((rows, CONTEXT), mx.uint32), cache=caches))
+    tokens = mx.zeros((rows, width), mx.uint32)
+
+    def step() -> None:
+        mx.eval(mx.argmax(loaded.model(tokens, cache=caches), axis=-1))
+        for cache in caches:
+            cache.trim(width)
+
+    return step
+
+
+def our_step(target: Target, rows: int, width: int, *, apart: bool = False) -> Callable[[], None]:
+    runs = [(slot, 1) for slot in range(rows)] if apart else [(0, rows)]
+    plan = scratch_plan(runs, width)
+    return lambda: run_step(target, plan)
+
+
+def timed(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return (time.perf_counter() - start) * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo", help="demo, a model folder, or random-8b")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = backend_facts()
+    if options.model == "random-8b":
+        loaded = random_8b()
+    else:
+        stored = cache_dir() / "models" / options.model
+        folder = stored if stored.exists() else Path(options.model)
+        loaded = load(folder, mx.float32 if device.kind == "cpu" else None)
+    target = Target(loaded.model, KVStore(loaded.layers), loaded.windows)
+    target.store.create(SLAB, 32, 512)
+
+    print(f"{device.device_name}, {options.model}, {CONTEXT} tokens of context, ms")
+    print(f"{'rows x new':>12} {'mlx-lm':>8} {'ours':>8} {'apart':>8} {'mlx-lm/ours':>12}")
+    results = []
+    for rows, width in SHAPES:
+        steps = {
+            "mlx-lm": mlx_lm_step(loaded, rows, width),
+            "ours": our_step(target, rows, width),
+            "apart": our_step(target, rows, width, apart=True),
+        }
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for measured in range(-2, options.rounds):
+            for name, step in steps.items():
+                elapsed = timed(step)
+                if measured >= 0:
+                    times[name].append(elapsed)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        results.append({"rows": rows, "width": width, **medians})
+        print(
+            f"{f'{rows} x {width}':>12} {medians['mlx-lm']:8.2f} {medians['ours']:8.2f} "
+            f"{medians['apart']:8.2f} {medians['mlx-lm'] / medians['ours']:12.2f}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"device": device.device_name, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""GET /health, /health/live, /health/ready and /version: for load balancers and people."""
+
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+
+from mlxspec import __version__
+from mlxspec.api.ports import EngineLike
+from mlxspec.errors import UnavailableError
+
+
+def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
+    """The handlers that tell how one engine is; 503 when it is not well."""
+
+    @get("/health/live", sync_to_thread=False)
+    def live() -> dict[str, str]:
+        """Whether the engine thread beats: if not, restart the server."""
+        if not engine.alive():
+            raise UnavailableError("the engine thread does not beat: restart the server")
+        return {"status": "live"}
+
+    @get(["/health", "/health/ready"], sync_to_thread=False)
+    def ready() -> dict[str, str]:
+        """Whether requests are welcome now: if not, send them elsewhere or wait."""
+        if not engine.ready():
+            raise UnavailableError(_why_not_ready(engine), retry_after=1)
+        return {"status": "ready"}
+
+    @get("/version", sync_to_thread=False)
+    def version() -> dict[str, str]:
+        """The server's version."""
+        return {"version": __version__}
+
+    return [live, ready, version]
+
+
+def _why_not_ready(engine: EngineLike) -> str:
+    if not engine.alive():
+        return "not ready: the engine thread does not beat"
+    waiting = [f"{card.id} is {card.state}" for card in engine.models() if card.state != "resident"]
+    return f"not ready: {', '.join(waiting)}" if waiting else "not ready: the server is draining"

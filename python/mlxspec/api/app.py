@@ -1,0 +1,51 @@
+"""The whole HTTP surface of one engine."""
+
+from litestar import Litestar
+
+from mlxspec.api.admin.health import health_routes
+from mlxspec.api.admin.metrics import metrics_route
+from mlxspec.api.drain import Drain
+from mlxspec.api.errors import exception_handlers
+from mlxspec.api.exchange import ExchangeMiddleware
+from mlxspec.api.openai.answer import Answerer
+from mlxspec.api.openai.chat import chat_route
+from mlxspec.api.openai.completions import completions_route
+from mlxspec.api.openai.models import models_routes
+from mlxspec.api.ports import EngineLike
+from mlxspec.config import Config
+from mlxspec.metrics import ServerMetrics
+
+KEEPALIVE_SECONDS = 15.0
+
+
+def create_app(
+    engine: EngineLike,
+    config: Config,
+    *,
+    drain: Drain | None = None,
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
+) -> Litestar:
+    """Routes, error shapes and lifespan around one engine, which starts and stops with the app.
+
+    `drain` lets whoever handles signals stop the engine before the app ends.
+    """
+    metrics = ServerMetrics(engine.counters)
+    answerer = Answerer(engine, keepalive_seconds)
+    drain = drain or Drain(engine, config.server.drain_seconds)
+    app = Litestar(
+        route_handlers=[
+            chat_route(answerer),
+            completions_route(answerer),
+            *models_routes(engine),
+            *health_routes(engine),
+            metrics_route(metrics),
+        ],
+        lifespan=[drain.lifespan],
+        exception_handlers=exception_handlers(config.server.max_body_bytes),
+        request_max_body_size=config.server.max_body_bytes,
+        logging_config=None,
+        openapi_config=None,
+    )
+    # Litestar's own middleware sits behind its router and never sees unknown routes.
+    app.asgi_handler = ExchangeMiddleware(app.asgi_handler, metrics)
+    return app

@@ -1,0 +1,64 @@
+"""Request bodies: read within bounds, decoded in one pass, refused with the field at fault."""
+
+import asyncio
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from litestar.connection import Request
+from litestar.exceptions import InternalServerException
+
+from mlxspec.api.errors import ClientClosedError, SlowBodyError
+from mlxspec.errors import BadRequestError
+
+READ_SECONDS = 30.0
+
+T = TypeVar("T")
+
+_MISSING = re.compile(r"missing required field `(?P<name>\w+)`")
+_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+
+
+async def read_json(request: Request[Any, Any, Any], decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as the decoder's type, whatever content type the client names.
+
+    Raises BadRequestError, SlowBodyError, ClientClosedError, or Litestar's 413.
+    """
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            body = await request.body()
+    except TimeoutError:
+        raise SlowBodyError(
+            f"the body took longer than {READ_SECONDS:.0f} s: send it faster"
+        ) from None
+    except InternalServerException:
+        raise ClientClosedError("the client left before its body was read") from None
+    return decode(body, decoder)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode JSON; BadRequestError names the field (`param`) where the schema is violated."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _violation(str(error)) from None
+    except RecursionError:
+        raise BadRequestError("the body is nested too deeply: flatten it") from None
+    except UnicodeDecodeError:
+        raise BadRequestError("the body is not valid UTF-8") from None
+    except msgspec.DecodeError as error:
+        raise BadRequestError(f"the body is not valid JSON: {_lower(str(error))}") from None
+
+
+def _violation(text: str) -> BadRequestError:
+    """Turn msgspec's sentence into ours: `messages[0].role: expected ...`."""
+    at = _AT.search(text)
+    path = at["path"] if at else ""
+    sentence = _lower(_AT.sub("", text))
+    if missing := _MISSING.search(text):
+        path = f"{path}.{missing['name']}".lstrip(".")
+    return BadRequestError(f"{path}: {sentence}" if path else sentence, param=path or None)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

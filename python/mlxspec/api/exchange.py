@@ -1,0 +1,117 @@
+"""One HTTP exchange: its id, its log line, and the generations that must not outlive it."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, cast
+
+import structlog
+from litestar.connection import Request
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlxspec.api.ports import GenerationLike
+from mlxspec.metrics import ServerMetrics
+
+SCOPE_KEY = "mlxspec.exchange"
+QUIET_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+"""Polled every few seconds: logged at debug."""
+
+logger = structlog.get_logger("mlxspec.api")
+
+
+class Exchange:
+    """Holds what one request started and what its log line will say; for one task at a time."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self.id = uuid.uuid4().hex
+        self.facts: dict[str, Any] = {}
+        """Ids, sizes and times for the log line. Never text of a prompt or an answer."""
+        self._started = time.perf_counter()
+        self._metrics = metrics
+        self._generations: list[GenerationLike] = []
+
+    @classmethod
+    def of(cls, request: Request[Any, Any, Any]) -> "Exchange":
+        """The exchange that `ExchangeMiddleware` opened for this request."""
+        return cast(dict[str, Any], request.scope)[SCOPE_KEY]  # type: ignore[no-any-return]
+
+    def hold(self, generation: GenerationLike) -> None:
+        """Promise to close the generation when the exchange ends, however it ends."""
+        self._generations.append(generation)
+
+    def release(self) -> None:
+        """Close what is held and count its times and tokens; idempotent."""
+        generations, self._generations = self._generations, []
+        for generation in generations:
+            generation.close()
+            self._metrics.observe(generation.metrics)
+        if generations:
+            self.facts.update(_token_facts(generations))
+
+    def log(self, scope: Scope, status: int | None, num_bytes: int) -> None:
+        """Write the request's one line; `status` None means that no answer was begun."""
+        route = scope.get("path_template", "unmatched")
+        write = logger.debug if route in QUIET_ROUTES else logger.info
+        write(
+            "request",
+            id=self.id,
+            method=scope.get("method"),
+            route=route,
+            status=status,
+            bytes_out=num_bytes,
+            duration_ms=round((time.perf_counter() - self._started) * 1e3, 1),
+            **self.facts,
+        )
+
+
+def _token_facts(generations: Sequence[GenerationLike]) -> dict[str, Any]:
+    """Tokens of all generations; times of the first, which stands for its siblings."""
+    usages = [generation.usage for generation in generations]
+    metrics = generations[0].metrics
+    return {
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "ttft_ms": metrics.time_to_first_token_ms,
+        "tokens_per_second": metrics.tokens_per_second,
+    }
+
+
+class ExchangeMiddleware:
+    """Opens an `Exchange` around every HTTP request and releases it, whatever happens inside.
+
+    A stream's generator may be dropped before its first step (its `finally` then never runs), so
+    the promise to close generations is kept here and not only there.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request; adds `X-Request-Id` to the answer. For HTTP scopes only."""
+        exchange = Exchange(self._metrics)
+        cast(dict[str, Any], scope)[SCOPE_KEY] = exchange
+        answer = _Answer(send, exchange.id)
+        try:
+            await self._app(scope, receive, answer.send)
+        finally:
+            exchange.release()
+            exchange.log(scope, answer.status, answer.num_bytes)
+
+
+class _Answer:
+    """Watches an answer go out: its status, its size; adds the id header."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.status: int | None = None
+        self.num_bytes = 0
+        self._send = send
+        self._header = (b"x-request-id", request_id.encode())
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], self._header]
+        elif message["type"] == "http.response.body":
+            self.num_bytes += len(message["body"])
+        await self._send(message)

@@ -1,0 +1,121 @@
+"""POST /v1/chat/completions."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import msgspec
+from litestar import post
+from litestar.connection import Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+from msgspec import UNSET, Struct, UnsetType
+
+from mlxspec.api.body import read_json
+from mlxspec.api.exchange import Exchange
+from mlxspec.api.openai import refusals
+from mlxspec.api.openai.answer import Answerer
+from mlxspec.api.openai.convert import chat_request
+from mlxspec.api.openai.params import ChatParams
+from mlxspec.api.openai.schema import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    TokenUsage,
+)
+from mlxspec.api.openai.wording import Completed, Metrics
+from mlxspec.engine.request import FinishReason
+
+DECODER = msgspec.json.Decoder(ChatParams)
+
+
+def chat_route(answerer: Answerer) -> HTTPRouteHandler:
+    """The chat handler of one engine."""
+
+    @post("/v1/chat/completions", status_code=200)
+    async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[Any]:
+        """Continue a conversation: whole, or as a stream of chunks."""
+        params = await read_json(request, DECODER)
+        refusals.refuse_unsupported(params, refusals.CHAT)
+        wording = ChatWording.of(params, Exchange.of(request).id)
+        return await answerer.answer(request, params, [chat_request(params)], wording)
+
+    return create_chat_completion
+
+
+class ChatWording(Struct, frozen=True):
+    """Words one chat answer; see `Wording`."""
+
+    id: str
+    created: int
+    model: str
+    no_usage: UnsetType | None
+    """`usage` of chunks without one: null if the client asked for usage, else left out."""
+
+    @classmethod
+    def of(cls, params: ChatParams, request_id: str) -> Self:
+        """The wording for one request, dated now."""
+        asked = bool(params.stream_options and params.stream_options.include_usage)
+        return cls(
+            f"chatcmpl-{request_id}", int(time.time()), params.model, None if asked else UNSET
+        )
+
+    def opening(self, index: int) -> ChatChunk:
+        """The role comes first, with an empty text."""
+        return self._chunk(index, ChatDelta(role="assistant", content=""))
+
+    def text(self, index: int, text: str) -> ChatChunk:
+        """New text."""
+        return self._chunk(index, ChatDelta(content=text))
+
+    def finish(self, index: int, reason: FinishReason, metrics: Metrics | UnsetType) -> ChatChunk:
+        """An empty delta and the reason."""
+        return self._chunk(index, ChatDelta(), reason, metrics)
+
+    def usage(self, usage: TokenUsage, metrics: Metrics) -> ChatChunk:
+        """Token counts, and no choices: the only such chunk."""
+        return ChatChunk(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[],
+            usage=usage,
+            metrics=metrics,
+        )
+
+    def whole(
+        self, choices: Sequence[Completed], usage: TokenUsage, metrics: Metrics
+    ) -> ChatCompletion:
+        """The answer that is not streamed."""
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[_choice(index, choice) for index, choice in enumerate(choices)],
+            usage=usage,
+            metrics=metrics,
+        )
+
+    def _chunk(
+        self,
+        index: int,
+        delta: ChatDelta,
+        reason: FinishReason | None = None,
+        metrics: Metrics | UnsetType = UNSET,
+    ) -> ChatChunk:
+        return ChatChunk(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[ChatChunkChoice(index=index, delta=delta, finish_reason=reason)],
+            usage=self.no_usage,
+            metrics=metrics,
+        )
+
+
+def _choice(index: int, completed: Completed) -> ChatChoice:
+    message = AssistantMessage(content=completed.text)
+    return ChatChoice(index=index, message=message, finish_reason=completed.finish_reason)

@@ -1,0 +1,127 @@
+"""POST /v1/completions."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import msgspec
+from litestar import post
+from litestar.connection import Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+from msgspec import UNSET, Struct, UnsetType
+
+from mlxspec.api.body import read_json
+from mlxspec.api.exchange import Exchange
+from mlxspec.api.openai import refusals
+from mlxspec.api.openai.answer import Answerer
+from mlxspec.api.openai.convert import completion_requests
+from mlxspec.api.openai.params import CompletionParams
+from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
+from mlxspec.api.openai.wording import Completed, Metrics
+from mlxspec.engine.request import FinishReason, GenerationRequest
+from mlxspec.errors import BadRequestError
+
+DECODER = msgspec.json.Decoder(CompletionParams)
+
+
+def completions_route(answerer: Answerer) -> HTTPRouteHandler:
+    """The text completion handler of one engine."""
+
+    @post("/v1/completions", status_code=200)
+    async def create_completion(request: Request[Any, Any, Any]) -> Response[Any]:
+        """Continue one text or many, one choice each: whole, or as a stream of chunks."""
+        params = await read_json(request, DECODER)
+        refusals.refuse_unsupported(params, refusals.COMPLETION)
+        wanted = completion_requests(params)
+        wording = CompletionWording.of(params, wanted, Exchange.of(request).id)
+        return await answerer.answer(request, params, wanted, wording)
+
+    return create_completion
+
+
+class CompletionWording(Struct, frozen=True):
+    """Words one text completion; see `Wording`."""
+
+    id: str
+    created: int
+    model: str
+    echoes: list[str]
+    """What each choice begins with: its prompt if the client asked for it, else nothing."""
+    no_usage: UnsetType | None
+    """`usage` of chunks without one: null if the client asked for usage, else left out."""
+
+    @classmethod
+    def of(
+        cls, params: CompletionParams, wanted: Sequence[GenerationRequest], request_id: str
+    ) -> Self:
+        """The wording for one request, dated now; BadRequestError if ids shall be echoed."""
+        asked = bool(params.stream_options and params.stream_options.include_usage)
+        return cls(
+            f"cmpl-{request_id}",
+            int(time.time()),
+            params.model,
+            [_echo(request) if params.echo else "" for request in wanted],
+            None if asked else UNSET,
+        )
+
+    def opening(self, index: int) -> TextCompletion | None:
+        """The echoed prompt."""
+        return self._chunk(index, self.echoes[index]) if self.echoes[index] else None
+
+    def text(self, index: int, text: str) -> TextCompletion:
+        """New text."""
+        return self._chunk(index, text)
+
+    def finish(
+        self, index: int, reason: FinishReason, metrics: Metrics | UnsetType
+    ) -> TextCompletion:
+        """An empty text and the reason."""
+        return self._chunk(index, "", reason, metrics)
+
+    def usage(self, usage: TokenUsage, metrics: Metrics) -> TextCompletion:
+        """Token counts, and no choices: the only such chunk."""
+        return self._answer([], usage, metrics)
+
+    def whole(
+        self, choices: Sequence[Completed], usage: TokenUsage, metrics: Metrics
+    ) -> TextCompletion:
+        """The answer that is not streamed."""
+        texts = [
+            TextChoice(index=index, text=echo + choice.text, finish_reason=choice.finish_reason)
+            for index, (echo, choice) in enumerate(zip(self.echoes, choices, strict=True))
+        ]
+        return self._answer(texts, usage, metrics)
+
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None = None,
+        metrics: Metrics | UnsetType = UNSET,
+    ) -> TextCompletion:
+        choice = TextChoice(index=index, text=text, finish_reason=reason)
+        return self._answer([choice], self.no_usage, metrics)
+
+    def _answer(
+        self,
+        choices: list[TextChoice],
+        usage: TokenUsage | UnsetType | None,
+        metrics: Metrics | UnsetType,
+    ) -> TextCompletion:
+        return TextCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage,
+            metrics=metrics,
+        )
+
+
+def _echo(request: GenerationRequest) -> str:
+    if not isinstance(request.prompt, str):
+        raise BadRequestError(
+            "echo of token ids is not supported: send the prompt as text", param="echo"
+        )
+    return request.prompt

@@ -1,0 +1,112 @@
+"""From OpenAI's request fields to the engine's `GenerationRequest`s."""
+
+from mlxspec.api.openai.params import ChatMessage, ChatParams, CommonParams, CompletionParams
+from mlxspec.engine.request import GenerationRequest, Message, SamplingParams
+from mlxspec.errors import BadRequestError
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's documented default of /v1/completions; chats run to the end of the context."""
+
+MAX_TOKENS = 2**31 - 1
+MAX_PROMPTS = 64
+MAX_STOP_BYTES = 256
+
+
+def chat_request(params: ChatParams) -> GenerationRequest:
+    """The one generation a chat asks for; BadRequestError names the field at fault."""
+    max_tokens = params.max_completion_tokens
+    if max_tokens is None:
+        max_tokens = params.max_tokens
+    messages = [_message(message, at) for at, message in enumerate(params.messages)]
+    return _request(params, messages, max_tokens)
+
+
+def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
+    """One generation per prompt, in order; BadRequestError names the field at fault."""
+    max_tokens = params.max_tokens
+    if max_tokens is None:
+        max_tokens = DEFAULT_COMPLETION_TOKENS
+    return [_request(params, prompt, max_tokens) for prompt in _prompts(params)]
+
+
+def _request(
+    params: CommonParams, prompt: list[Message] | str | list[int], max_tokens: int | None
+) -> GenerationRequest:
+    return GenerationRequest(
+        model=params.model,
+        prompt=prompt,
+        sampling=_sampling(params),
+        max_tokens=None if max_tokens is None else min(max_tokens, MAX_TOKENS),
+        stop=_stop(params.stop),
+        ignore_eos=bool(params.ignore_eos),
+        speculative=params.speculative is None or params.speculative.enabled,
+    )
+
+
+def _sampling(params: CommonParams) -> SamplingParams:
+    return SamplingParams(
+        temperature=1.0 if params.temperature is None else params.temperature,
+        top_p=1.0 if params.top_p is None else params.top_p,
+        top_k=max(0, params.top_k or 0),
+        min_p=params.min_p or 0.0,
+        # Clients send any integer, negative ones too; the engine's seeds have 64 bits, unsigned.
+        seed=None if params.seed is None else params.seed % 2**64,
+    )
+
+
+def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for text in strings:
+        num_bytes = len(text.encode())
+        if not 0 < num_bytes <= MAX_STOP_BYTES:
+            raise BadRequestError(
+                f"a stop string has {num_bytes} bytes: send 1 to {MAX_STOP_BYTES}", param="stop"
+            )
+    return strings
+
+
+def _message(message: ChatMessage, at: int) -> Message:
+    """The message as chat templates see it: text content, and only the keys that were sent."""
+    rendered: Message = {"role": message.role, "content": _content(message, at)}
+    for key in ("name", "tool_calls", "tool_call_id"):
+        value = getattr(message, key)
+        if value is not None:
+            rendered[key] = value
+    return rendered
+
+
+def _content(message: ChatMessage, at: int) -> str:
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    for index, part in enumerate(message.content):
+        if part.type != "text" or part.text is None:
+            raise BadRequestError(
+                f"message part of type {part.type} is not supported: send text parts with a text",
+                param=f"messages[{at}].content[{index}]",
+            )
+    return "".join(part.text or "" for part in message.content)
+
+
+def _prompts(params: CompletionParams) -> list[str | list[int]]:
+    """Tell one prompt of ids from many prompts: JSON has one list type for both."""
+    prompt = params.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [item for item in prompt if isinstance(item, int)]
+    prompts = [item for item in prompt if not isinstance(item, int)]
+    if not prompt or (ids and prompts) or [] in prompts:
+        raise BadRequestError(
+            "prompt is empty or mixed: send a string, token ids, or a list of either",
+            param="prompt",
+        )
+    if len(prompts) > MAX_PROMPTS:
+        raise BadRequestError(
+            f"{len(prompts)} prompts in one request: send at most {MAX_PROMPTS}", param="prompt"
+        )
+    return [ids] if ids else _same_kind(prompts)
+
+
+def _same_kind(prompts: list[str | list[int]]) -> list[str | list[int]]:
+    if len({type(prompt) for prompt in prompts}) > 1:
+        raise BadRequestError("prompts are mixed: send only strings or only ids", param="prompt")
+    return prompts

@@ -1,0 +1,95 @@
+"""OpenAI's request bodies: the fields we act on. All others are accepted and ignored."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Unit = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+NumTokens = Annotated[int, Meta(ge=0)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+Copies = Annotated[int, Meta(ge=1, le=128)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+StopStrings = str | Annotated[list[str], Meta(max_length=8)]
+
+
+class StreamOptions(Struct, frozen=True):
+    """What a stream carries besides text."""
+
+    include_usage: bool | None = None
+
+
+class Speculative(Struct, frozen=True):
+    """Speculative decoding of this one request."""
+
+    enabled: bool = True
+
+
+class ResponseFormat(Struct, frozen=True):
+    """The form the answer must have."""
+
+    type: Name = "text"
+
+
+class CommonParams(Struct, frozen=True, kw_only=True):
+    """What chat and text completions share. Clients send null for "default" in any field."""
+
+    model: Name
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Unit | None = None
+    top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
+    min_p: Unit | None = None
+    seed: int | None = None
+    max_tokens: NumTokens | None = None
+    stop: StopStrings | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stream_format: Literal["sse", "ndjson"] | None = None
+    speculative: Speculative | None = None
+    n: Copies | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float | None] | None = None
+
+
+class ContentPart(Struct, frozen=True):
+    """One part of a message; only text parts can be answered."""
+
+    type: Name
+    text: str | None = None
+
+
+class ChatMessage(Struct, frozen=True, kw_only=True):
+    """One message of the conversation."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatParams(CommonParams, frozen=True, kw_only=True):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=2048)]
+    max_completion_tokens: NumTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Any], Meta(max_length=128)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    function_call: str | dict[str, Any] | None = None
+    modalities: list[str] | None = None
+
+
+class CompletionParams(CommonParams, frozen=True, kw_only=True):
+    """Body of POST /v1/completions."""
+
+    prompt: str | list[TokenId | str | list[TokenId]]
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: Copies | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None

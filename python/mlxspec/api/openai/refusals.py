@@ -1,0 +1,89 @@
+"""What OpenAI's API offers and this server does not: refused by name, never ignored in silence.
+
+Values that ask for nothing (n=1, a penalty of 0, an empty bias) pass. A feature that gets built
+loses its line here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from mlxspec.errors import BadRequestError
+
+
+class Refusal(NamedTuple):
+    """One request field, when its value asks for the missing feature, and the way out."""
+
+    param: str
+    asks: Callable[[Any], bool]
+    text: str
+
+
+def _more_than_one(value: int) -> bool:
+    return value > 1
+
+
+def _any_bias(value: dict[str, float | None]) -> bool:
+    return any(value.values())
+
+
+def _not_text(value: Any) -> bool:
+    return bool(value.type != "text")
+
+
+def _forced(value: str | dict[str, Any]) -> bool:
+    return value not in {"auto", "none"} if isinstance(value, str) else True
+
+
+def _not_only_text(value: list[str]) -> bool:
+    return any(modality != "text" for modality in value)
+
+
+def _given(_value: int) -> bool:
+    """For fields that ask even with 0."""
+    return True
+
+
+COMMON = (
+    Refusal("n", _more_than_one, "n={value} is not supported: send {value} requests"),
+    Refusal("presence_penalty", bool, "presence_penalty={value} is not supported: send 0"),
+    Refusal("frequency_penalty", bool, "frequency_penalty={value} is not supported: send 0"),
+    Refusal(
+        "repetition_penalty",
+        lambda value: value != 1,
+        "repetition_penalty={value} is not supported: send 1",
+    ),
+    Refusal("logit_bias", _any_bias, "logit_bias is not supported: leave it out or send zeros"),
+)
+
+CHAT = (
+    *COMMON,
+    Refusal("logprobs", bool, "logprobs is not supported: leave it out"),
+    Refusal("top_logprobs", bool, "top_logprobs={value} is not supported: leave it out"),
+    Refusal(
+        "response_format",
+        _not_text,
+        "response_format {value.type} is not supported: describe the form in a message",
+    ),
+    Refusal("tool_choice", _forced, "a forced tool_choice is not supported: send auto or none"),
+    Refusal("function_call", _forced, "a forced function_call is not supported: send auto or none"),
+    Refusal(
+        "modalities", _not_only_text, 'modalities other than text are not supported: send ["text"]'
+    ),
+)
+
+COMPLETION = (
+    *COMMON,
+    Refusal("logprobs", _given, "logprobs={value} is not supported: leave it out"),
+    Refusal("best_of", _more_than_one, "best_of={value} is not supported: send {value} requests"),
+    Refusal("suffix", bool, "suffix is not supported: put the whole text into the prompt"),
+)
+
+
+def refuse_unsupported(params: Struct, table: tuple[Refusal, ...]) -> None:
+    """Raise BadRequestError for the first field that asks for a missing feature."""
+    for refusal in table:
+        value = getattr(params, refusal.param)
+        if value is not None and refusal.asks(value):
+            raise BadRequestError(refusal.text.format(value=value), param=refusal.param)

@@ -1,0 +1,124 @@
+"""OpenAI's answers, as they go on the wire: encoded once, by `api.stream.encode`."""
+
+from typing import Literal, Self
+
+from msgspec import UNSET, Struct, UnsetType
+
+from mlxspec import __version__
+from mlxspec.engine.request import FinishReason, RequestMetrics, Usage
+
+SYSTEM_FINGERPRINT = f"mlxspec-{__version__}"
+
+
+class TokenUsage(Struct, frozen=True):
+    """OpenAI's token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def total(cls, usages: list[Usage]) -> Self:
+        """The sum over all choices of one answer."""
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        completion = sum(usage.completion_tokens for usage in usages)
+        return cls(prompt, completion, prompt + completion)
+
+
+class AssistantMessage(Struct, frozen=True, kw_only=True):
+    """The whole answer of a chat."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(Struct, frozen=True, kw_only=True):
+    """The one choice of a chat answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Struct, frozen=True, kw_only=True):
+    """Answer of POST /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str = SYSTEM_FINGERPRINT
+    choices: list[ChatChoice]
+    usage: TokenUsage
+    metrics: RequestMetrics | None
+
+
+class ChatDelta(Struct, frozen=True, kw_only=True):
+    """New text of a chat; what is unset is left out."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChunkChoice(Struct, frozen=True, kw_only=True):
+    """The one choice of a chat chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(Struct, frozen=True, kw_only=True):
+    """One frame of a streamed chat; `usage` is null until the last frame, if asked for at all."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    system_fingerprint: str = SYSTEM_FINGERPRINT
+    choices: list[ChatChunkChoice]
+    usage: TokenUsage | UnsetType | None = UNSET
+    metrics: RequestMetrics | UnsetType | None = UNSET
+
+
+class TextChoice(Struct, frozen=True, kw_only=True):
+    """Text of one prompt: the whole of it, or what is new in a stream."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+
+
+class TextCompletion(Struct, frozen=True, kw_only=True):
+    """Answer of POST /v1/completions, and one frame of it when streamed."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str = SYSTEM_FINGERPRINT
+    choices: list[TextChoice]
+    usage: TokenUsage | UnsetType | None = UNSET
+    metrics: RequestMetrics | UnsetType | None = UNSET
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """A served model; `state` and `context_length` are ours."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "mlxspec"
+    state: str
+    context_length: int | None
+
+
+class ModelList(Struct, frozen=True, kw_only=True):
+    """Answer of GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]

@@ -1,0 +1,43 @@
+"""How one endpoint words its answer: the part in which chats and text completions differ."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct, UnsetType
+
+from mlxspec.api.openai.schema import TokenUsage
+from mlxspec.engine.request import FinishReason, RequestMetrics
+
+Metrics = RequestMetrics | None
+"""Of the one generation; None if an answer has several."""
+
+
+class Completed(Struct, frozen=True):
+    """A whole generated text and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+class Wording(Protocol):
+    """The answer to one request, as structs to encode."""
+
+    def opening(self, index: int) -> Struct | None:
+        """The chunk before a choice's first token, if it has one."""
+        ...
+
+    def text(self, index: int, text: str) -> Struct:
+        """A chunk of new text."""
+        ...
+
+    def finish(self, index: int, reason: FinishReason, metrics: Metrics | UnsetType) -> Struct:
+        """The chunk that ends a choice."""
+        ...
+
+    def usage(self, usage: TokenUsage, metrics: Metrics) -> Struct:
+        """The chunk without choices that ends the stream."""
+        ...
+
+    def whole(self, choices: Sequence[Completed], usage: TokenUsage, metrics: Metrics) -> Struct:
+        """The answer that is not streamed."""
+        ...

@@ -1,0 +1,61 @@
+"""What the API needs of the engine: Protocols, so that HTTP knows neither MLX nor threads."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from mlxspec.engine.request import Delta, GenerationRequest, ModelCard, RequestMetrics, Usage
+from mlxspec.metrics import CountersLike
+
+
+class GenerationLike(Protocol):
+    """One running request. All members are for the event loop's thread."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        """Iterate once; ends after the delta with a finish reason; EngineError if a step fails."""
+        ...
+
+    def close(self) -> None:
+        """Abort; idempotent, and harmless after the end."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far; final after the last delta."""
+        ...
+
+    @property
+    def metrics(self) -> RequestMetrics:
+        """Times and speculation so far; final after the last delta."""
+        ...
+
+
+class EngineLike(Protocol):
+    """The engine as the API sees it. All members are for the event loop's thread."""
+
+    async def start(self) -> None:
+        """Start the engine thread and begin loading models; returns at once."""
+        ...
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuse new requests, wait for the running ones, abort what is left, join the thread."""
+        ...
+
+    def models(self) -> Sequence[ModelCard]:
+        """All configured models, whatever their state."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether all configured models are resident and the engine is not draining."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether the engine thread lives and beats."""
+        ...
+
+    def counters(self) -> CountersLike:
+        """The scheduler's counters, read at once."""
+        ...
+
+    async def submit(self, request: GenerationRequest) -> GenerationLike:
+        """Render, tokenise and queue; raises MlxspecError when the request is refused."""
+        ...

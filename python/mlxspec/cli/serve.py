@@ -1,0 +1,133 @@
+"""`mlxspec serve`: from flags to a running server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import rich_click as click
+
+from mlxspec import __version__
+from mlxspec.cli.size import Size
+from mlxspec.config import Config, ModelConfig, Tree, resolve
+from mlxspec.errors import ConfigError, UnavailableError
+
+_PLACES: Final = {
+    "host": "server", "port": "server", "log_level": "server", "drain_seconds": "server",
+    "max_running": "scheduler", "max_waiting": "scheduler",
+    "step_tokens": "scheduler", "prefill_chunk": "scheduler",
+    "memory_bytes": "kv",
+    "enabled": "speculation", "max_draft": "speculation",
+}  # fmt: skip
+"""The section of the configuration that each flag belongs to."""
+
+_COUNT: Final = click.IntRange(min=1)
+
+
+@click.command("serve")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--model", "more_models", multiple=True, metavar="MODEL", help="A model to serve.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: 8080]")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file.")
+@click.option(
+    "--no-speculation", "enabled", flag_value=False, type=bool, default=None,
+    help="Decode one token a step.",
+)  # fmt: skip
+@click.option("--max-draft", type=click.IntRange(1, 64), help="Longest draft, in tokens.")
+@click.option("--max-running", type=_COUNT, help="Requests that run at once.")
+@click.option("--max-waiting", type=_COUNT, help="Requests that wait; more are refused (429).")
+@click.option("--step-tokens", type=_COUNT, help="Most tokens one step computes.")
+@click.option("--prefill-chunk", type=_COUNT, help="Most prompt tokens of a request in one step.")
+@click.option("--kv-memory", "memory_bytes", type=Size(), help="Memory for KV, such as 4GiB.")
+@click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--drain-seconds", type=click.FloatRange(0), help="Time to finish at shutdown.")
+def command(
+    models: tuple[str, ...],
+    more_models: tuple[str, ...],
+    file: Path | None,
+    context_length: int | None,
+    **flags: Any,
+) -> None:
+    """Serve MODELs: folders, names from `mlxspec list`, or Hugging Face ids.
+
+    Without MODEL, the only model on this machine is served.
+    """
+    config = resolve(_tree(flags), file)
+    config = _with_models(config, (*models, *more_models), context_length)
+    click.echo(_welcome(config))
+    from mlxspec.server import serve
+
+    serve(config)
+
+
+def _tree(flags: dict[str, Any]) -> Tree:
+    """Only the flags that were given, in their sections."""
+    tree: Tree = {}
+    for key, value in flags.items():
+        if value is not None:
+            tree.setdefault(_PLACES[key], {})[key] = value
+    return tree
+
+
+def _with_models(config: Config, sources: tuple[str, ...], context_length: int | None) -> Config:
+    """Put the models to serve into the configuration, each found and checked on this machine."""
+    from mlxspec.model.store import model_id
+
+    wanted = [ModelConfig(id=model_id(source), source=source) for source in sources]
+    wanted = wanted or list(config.models) or [_only_model()]
+    ids = [model.id for model in wanted]
+    if twice := next((name for name in ids if ids.count(name) > 1), None):
+        raise ConfigError(f"two models would be served as {twice!r}: give them ids in --config")
+    return msgspec.structs.replace(
+        config, models=tuple(_located(model, context_length) for model in wanted)
+    )
+
+
+def _only_model() -> ModelConfig:
+    from mlxspec.model.store import list_models
+
+    names = [model.name for model in list_models()]
+    if not names:
+        raise ConfigError("there is no model to serve: mlxspec pull demo")
+    if len(names) > 1:
+        raise ConfigError(f"which model? mlxspec serve MODEL, one of: {', '.join(names)}")
+    return ModelConfig(id=names[0], source=names[0])
+
+
+def _located(model: ModelConfig, context_length: int | None) -> ModelConfig:
+    """The model with its checked folder as its source; fetches it when it is not here."""
+    from mlxspec.model import store
+
+    if model.source == store.DEMO and not store.place(store.DEMO).is_dir():
+        _pull_demo()
+    return ModelConfig(
+        id=model.id,
+        source=str(store.resolve(model.source, download=True)),
+        context_length=context_length or model.context_length,
+    )
+
+
+def _pull_demo() -> None:
+    """Pull in a process of its own: converting imports mlx, which the server must do first."""
+    click.echo("the demo model is not here yet: pulling it")
+    pulled = subprocess.run([sys.executable, "-m", "mlxspec", "pull", "demo"], check=False)
+    if pulled.returncode != 0:
+        raise UnavailableError("the demo model could not be pulled: see above")
+
+
+def _welcome(config: Config) -> str:
+    """What to try; the server's log says when it listens, and on which port if any would do."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.server.host, config.server.host)  # noqa: S104
+    url = f"http://{host}:{config.server.port}"
+    first = config.models[0].id
+    body = {"model": first, "messages": [{"role": "user", "content": "Hello"}]}
+    return (
+        f"mlxspec {__version__} serves {', '.join(model.id for model in config.models)} "
+        f"at {url}/v1\n\n"
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        f"    -d '{json.dumps(body)}'\n"
+    )

@@ -1,0 +1,116 @@
+"""Prometheus text: the scheduler's counters, read when scraped, and two times of each request."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from mlxspec.engine.request import RequestMetrics
+
+TTFT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+ITL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+COUNTERS = {
+    "requests_submitted": "Requests handed to the scheduler.",
+    "requests_finished": "Requests that ended by themselves.",
+    "requests_aborted": "Requests ended early by the client or the server.",
+    "requests_failed": "Requests lost to a failed step or load.",
+    "requests_rejected": "Requests refused before they were queued.",
+    "preemptions": "Running requests put back to make room.",
+    "steps": "Forward passes over a batch.",
+    "step_errors": "Steps that failed on the device.",
+    "prompt_tokens": "Prompt tokens of submitted requests.",
+    "generated_tokens": "Tokens generated.",
+    "num_drafts": "Drafts verified.",
+    "num_draft_tokens": "Draft tokens verified.",
+    "num_accepted_tokens": "Draft tokens kept by verification.",
+}
+"""Cumulative counters: attribute of `CountersLike` to help text."""
+
+GAUGES = {
+    "requests_waiting": "Requests queued and not yet running.",
+    "requests_running": "Requests in the batch.",
+    "kv_blocks_total": "Blocks of the KV pool.",
+    "kv_blocks_used": "Blocks of the KV pool in use.",
+}
+
+SPECULATION = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
+"""Exported under the names load generators look for: `spec_decode_` and the attribute."""
+
+
+class CountersLike(Protocol):
+    """The scheduler's counters at one moment: also an int for every name in COUNTERS and GAUGES."""
+
+    @property
+    def accepted_per_pos(self) -> Sequence[int]:
+        """How often the draft token at each position was kept."""
+        ...
+
+
+class SchedulerCollector(Collector):
+    """Turns the scheduler's counters into metric families at the moment of the scrape."""
+
+    def __init__(self, counters: Callable[[], CountersLike]) -> None:
+        self._counters = counters
+
+    def describe(self) -> Iterator[Metric]:
+        """Name nothing in advance: the engine need not have started when we register."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One family per counter and gauge, then kept drafts by their position in the draft."""
+        counters = self._counters()
+        for name, text in COUNTERS.items():
+            prefix = "spec_decode_" if name in SPECULATION else ""
+            yield CounterMetricFamily(f"mlxspec:{prefix}{name}", text, getattr(counters, name))
+        for name, text in GAUGES.items():
+            yield GaugeMetricFamily(f"mlxspec:{name}", text, getattr(counters, name))
+        yield _accepted_per_pos(counters.accepted_per_pos)
+
+
+def _accepted_per_pos(accepted: Sequence[int]) -> Metric:
+    family = CounterMetricFamily(
+        "mlxspec:spec_decode_num_accepted_tokens_per_pos",
+        "Draft tokens kept by verification, by position in the draft.",
+        labels=["position"],
+    )
+    for position, count in enumerate(accepted):
+        family.add_metric([str(position)], count)
+    return family
+
+
+class ServerMetrics:
+    """The server's own registry: nothing of the process-wide one, so that two apps can coexist.
+
+    For the event loop's thread.
+    """
+
+    def __init__(self, counters: Callable[[], CountersLike]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(SchedulerCollector(counters))
+        self._ttft = Histogram(
+            "mlxspec:time_to_first_token_seconds",
+            "Seconds from arrival to the first token.",
+            registry=self._registry,
+            buckets=TTFT_SECONDS,
+        )
+        self._itl = Histogram(
+            "mlxspec:inter_token_latency_seconds",
+            "Mean seconds between the tokens of one request.",
+            registry=self._registry,
+            buckets=ITL_SECONDS,
+        )
+
+    def observe(self, request: RequestMetrics) -> None:
+        """Count the times of one ended request; times it never reached are left out."""
+        if request.time_to_first_token_ms is not None:
+            self._ttft.observe(request.time_to_first_token_ms / 1e3)
+        if request.mean_itl_ms is not None:
+            self._itl.observe(request.mean_itl_ms / 1e3)
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition in Prometheus' text format, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4

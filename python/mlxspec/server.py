@@ -1,0 +1,179 @@
+"""From a configuration to a listening server, and from a signal to a clean end.
+
+Granian runs a parent that owns the signals and a worker that owns the models.
+
+    signal -> parent -> SIGTERM -> worker: readiness 503, running requests finish (drain_seconds)
+                                   worker: SIGINT to itself -> Granian closes what is left, exit
+    second signal -> parent kills the worker at once
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from math import ceil
+from types import FrameType
+from typing import Any
+
+import msgspec
+import structlog
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.common import AbstractServer
+from litestar import Litestar
+
+from mlxspec.api.app import create_app
+from mlxspec.api.drain import Drain
+from mlxspec.api.log import configure_logging
+from mlxspec.api.ports import EngineLike
+from mlxspec.config import Config
+from mlxspec.errors import ConfigError
+from mlxspec.model.backend import prepare
+
+MAX_CONNECTIONS = 4096
+"""Far above what the scheduler admits: a client too many gets its 429, not a dead connection."""
+
+HTTP1 = HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 << 10)
+KILL_MARGIN_SECONDS = 10
+PARENT_CHECK_SECONDS = 2.0
+
+logger = structlog.get_logger("mlxspec.server")
+
+
+def load_app() -> Litestar:
+    """The app of the configuration in the environment; for the worker, which imports MLX here."""
+    config = Config.from_env()
+    configure_logging(config.server.log_level)
+    report = prepare()  # before MLX is first imported, which the engine does
+    logger.info("backend", **msgspec.to_builtins(report))
+
+    from mlxspec.engine.engine import Engine
+
+    return signalled_app(Engine(config), config)
+
+
+def signalled_app(engine: EngineLike, config: Config) -> Litestar:
+    """The app, which drains on SIGTERM once it has started. For a process's main thread."""
+    drain = Drain(engine, config.server.drain_seconds)
+    app = create_app(engine, config, drain=drain)
+    signals = WorkerSignals(drain)
+
+    def listen() -> None:
+        signals.take()
+        logger.info("listening", url=f"http://{_address(config)}")
+
+    app.on_startup.append(listen)
+    return app
+
+
+def serve(config: Config, load: Callable[[], Litestar] = load_app) -> None:
+    """Serve until a signal comes; blocks. Returns after a clean end.
+
+    `load` makes the app inside the worker: a module-level function, as it may be pickled.
+    Raises ConfigError if nobody can listen there, SystemExit(1) if the worker keeps failing.
+    """
+    config = _with_port(config)
+    os.environ.update(config.to_env())
+    server = Granian(
+        "mlxspec",
+        address=config.server.host,
+        port=config.server.port,
+        interface=Interfaces.ASGI,
+        workers=1,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1,
+        websockets=False,
+        backlog=MAX_CONNECTIONS,
+        backpressure=MAX_CONNECTIONS,
+        respawn_failed_workers=True,
+        workers_kill_timeout=ceil(config.server.drain_seconds) + KILL_MARGIN_SECONDS,
+        log_level=LogLevels.warning,
+    )
+    take_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # ignored under nohup
+    server.on_startup(lambda: _take_parent_signals(server, take_hangup=take_hangup))
+    server.serve(target_loader=load, wrap_loader=False)
+
+
+class WorkerSignals:
+    """SIGTERM in the worker: drain first, then let Granian close the connections.
+
+    Granian stops on SIGINT and SIGTERM alike. We take SIGTERM, the one its parent sends, and end
+    with the SIGINT we left to it.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+        self._parent = os.getppid()
+        self._closing: asyncio.Task[None] | None = None
+
+    def take(self) -> None:
+        """Replace Granian's handler; for the running event loop of the main thread."""
+        # Ctrl-C signals the terminal's whole process group; only the parent shall answer it.
+        os.setpgid(0, 0)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._begin_to_close)
+        self._watch_parent()
+
+    def _watch_parent(self) -> None:
+        """A killed parent sends no signal: without it, nobody could stop this worker."""
+        if os.getppid() != self._parent:
+            self._begin_to_close()
+        else:
+            asyncio.get_running_loop().call_later(PARENT_CHECK_SECONDS, self._watch_parent)
+
+    def _begin_to_close(self) -> None:
+        if self._closing is None:
+            logger.info("draining")
+            self._closing = asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
+        try:
+            await self._drain.stop()
+        finally:
+            logger.info("drained")
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _take_parent_signals(server: AbstractServer[Any], *, take_hangup: bool) -> None:
+    """Stop on a first signal, kill on a second; a lost terminal is a signal like the others.
+
+    Granian would answer SIGHUP with a second worker beside the first: two copies of each model.
+    """
+
+    granian_stop = signal.getsignal(signal.SIGINT)
+    assert callable(granian_stop)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if server.interrupt_signal:
+            for worker in server.wrks:
+                worker.kill()
+        granian_stop(signum, frame)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop if take_hangup else signal.SIG_IGN)
+
+
+def _with_port(config: Config) -> Config:
+    """Check that the address is free, and choose a port where 0 asks for any.
+
+    Granian binds with SO_REUSEPORT on Linux and would share a taken port without a word.
+    """
+    family = socket.AF_INET6 if ":" in config.server.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.server.host, config.server.port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {_address(config)}: {error.strerror}: choose another port"
+            ) from None
+        server = msgspec.structs.replace(config.server, port=probe.getsockname()[1])
+    return msgspec.structs.replace(config, server=server)
+
+
+def _address(config: Config) -> str:
+    host = config.server.host
+    return f"[{host}]:{config.server.port}" if ":" in host else f"{host}:{config.server.port}"

@@ -1,0 +1,186 @@
+"""An engine that plays a script: for the API's tests, and for serving without a model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+
+from mlxspec.engine.request import (
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    ModelCard,
+    RequestMetrics,
+    SpeculationMetrics,
+    Usage,
+)
+from mlxspec.errors import MlxspecError, ModelNotFoundError, UnavailableError
+
+SPECULATION = SpeculationMetrics(
+    mean_acceptance_length=2.5,
+    draft_acceptance_rate=0.75,
+    acceptance_histogram=[0, 1, 1],
+    num_spec_steps=2,
+    num_accepted_draft_tokens=3,
+    num_draft_tokens=4,
+    num_spec_tokens=2,
+)
+METRICS = RequestMetrics(
+    time_to_first_token_ms=12.0,
+    queue_time_ms=1.0,
+    mean_itl_ms=5.0,
+    tokens_per_second=200.0,
+    speculative_decoding=SPECULATION,
+)
+PROMPT_TOKENS = 7
+
+Step = str | float | asyncio.Event | Exception
+"""New text, seconds to sleep, something to wait for, or a failure."""
+
+
+class FakeCounters(Struct, frozen=True, kw_only=True):
+    """Every counter its own number, so that a mix-up shows."""
+
+    requests_submitted: int = 101
+    requests_finished: int = 102
+    requests_aborted: int = 103
+    requests_failed: int = 104
+    requests_rejected: int = 105
+    requests_waiting: int = 106
+    requests_running: int = 107
+    kv_blocks_total: int = 108
+    kv_blocks_used: int = 109
+    preemptions: int = 110
+    steps: int = 111
+    prompt_tokens: int = 112
+    generated_tokens: int = 113
+    step_errors: int = 114
+    num_drafts: int = 115
+    num_draft_tokens: int = 116
+    num_accepted_tokens: int = 117
+    accepted_per_pos: tuple[int, ...] = (118, 119)
+
+
+class FakeGeneration:
+    """Plays its script; remembers that it was closed, and whether it had ended by then."""
+
+    def __init__(self, script: Sequence[Step], finish: FinishReason | None) -> None:
+        self._script = script
+        self._finish = finish
+        self._num_tokens = 0
+        self._aborted = asyncio.Event()
+        self.waiting = asyncio.Event()
+        """Set when the script first waits for something."""
+        self.ended = False
+        self.closed = False
+        self.closed_while_running = False
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        for step in self._script:
+            match step:
+                case str():
+                    self._num_tokens += 1
+                    yield Delta(text=step, num_tokens=1)
+                case Exception():
+                    raise step
+                case _:
+                    self.waiting.set()
+                    await self._wait(step)
+            if self._aborted.is_set():
+                yield Delta(text="", num_tokens=0, finish_reason="abort")
+                return
+        self.ended = True
+        if self._finish is not None:
+            yield Delta(text="", num_tokens=0, finish_reason=self._finish)
+
+    async def _wait(self, step: asyncio.Event | float) -> None:
+        waits = [
+            asyncio.create_task(self._aborted.wait()),
+            asyncio.create_task(step.wait() if isinstance(step, asyncio.Event) else _sleep(step)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def abort(self) -> None:
+        """What the engine does to a request that outlives the drain."""
+        self._aborted.set()
+
+    def close(self) -> None:
+        self.closed_while_running |= not self.closed and not self.ended
+        self.closed = True
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=self._num_tokens)
+
+    @property
+    def metrics(self) -> RequestMetrics:
+        return METRICS
+
+
+async def _sleep(seconds: float) -> bool:
+    await asyncio.sleep(seconds)
+    return True
+
+
+class FakeEngine:
+    """Serves the models `demo` and `org/other`; every request plays the same script."""
+
+    def __init__(
+        self, script: Sequence[Step] = ("Hello", " world"), finish: FinishReason | None = "stop"
+    ) -> None:
+        self.script = script
+        self.finish = finish
+        self.refusal: MlxspecError | Exception | None = None
+        self.requests: list[GenerationRequest] = []
+        self.generations: list[FakeGeneration] = []
+        self.accepted: asyncio.Queue[FakeGeneration] = asyncio.Queue()
+        self.is_ready = True
+        self.is_alive = True
+        self.states: dict[str, str] = {"demo": "resident", "org/other": "resident"}
+        self.log: list[str] = []
+
+    async def start(self) -> None:
+        self.log.append("start")
+
+    async def stop(self, drain_seconds: float) -> None:
+        self.log.append(f"stop after {drain_seconds}")
+        self.is_ready = False
+        self.refusal = UnavailableError("the server is draining", retry_after=5)
+        deadline = asyncio.get_running_loop().time() + drain_seconds
+        while any(not generation.closed for generation in self.generations):
+            if asyncio.get_running_loop().time() >= deadline:
+                for generation in self.generations:
+                    generation.abort()
+            await asyncio.sleep(0.01)
+
+    def models(self) -> list[ModelCard]:
+        return [
+            ModelCard(id=name, created=1_700_000_000, state=state, context_length=4096)  # type: ignore[arg-type]
+            for name, state in self.states.items()
+        ]
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def alive(self) -> bool:
+        return self.is_alive
+
+    def counters(self) -> FakeCounters:
+        return FakeCounters()
+
+    async def submit(self, request: GenerationRequest) -> FakeGeneration:
+        await asyncio.sleep(0)
+        if self.refusal is not None:
+            raise self.refusal
+        if request.model not in self.states:
+            raise ModelNotFoundError(f"model {request.model} is not served here", param="model")
+        self.requests.append(request)
+        generation = FakeGeneration(self.script, self.finish)
+        self.generations.append(generation)
+        self.accepted.put_nowait(generation)
+        return generation

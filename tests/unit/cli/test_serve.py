@@ -1,0 +1,159 @@
+"""`mlxspec serve`: from flags, environment and files to the configuration the server gets."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mlxspec.cli import cli
+from mlxspec.cli import serve as serve_verb
+from mlxspec.config import Config
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """What the server was started with; it is not really started."""
+    configs: list[Config] = []
+    server = ModuleType("mlxspec.server")
+    server.serve = configs.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlxspec.server", server)
+    return configs
+
+
+def serve(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(cli, ["serve", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def store(store_home: Path, tiny_gguf: Path, *names: str) -> None:
+    from mlxspec.model.gguf import import_gguf
+
+    for name in names:
+        import_gguf(tiny_gguf, store_home / name, "float32")
+
+
+def test_every_flag_reaches_its_place(served: list[Config], store_home: Path, tiny_model: Path):
+    result = serve(
+        tiny_model, "--host", "::1", "--port", 9, "--no-speculation", "--max-draft", 7,
+        "--max-running", 3, "--max-waiting", 4, "--step-tokens", 5, "--prefill-chunk", 6,
+        "--kv-memory", "1GiB", "--context-length", 64, "--log-level", "debug",
+        "--drain-seconds", 0.5,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (config,) = served
+    assert (config.server.host, config.server.port) == ("::1", 9)
+    assert (config.server.log_level, config.server.drain_seconds) == ("debug", 0.5)
+    assert (config.speculation.enabled, config.speculation.max_draft) == (False, 7)
+    assert (config.scheduler.max_running, config.scheduler.max_waiting) == (3, 4)
+    assert (config.scheduler.step_tokens, config.scheduler.prefill_chunk) == (5, 6)
+    assert config.kv.memory_bytes == 1 << 30
+    (model,) = config.models
+    assert (model.id, model.source) == (tiny_model.name, str(tiny_model))
+    assert model.context_length == 64
+
+
+def test_without_flags_the_only_model_is_served_with_defaults(
+    served: list[Config], store_home: Path, tiny_gguf: Path
+):
+    store(store_home, tiny_gguf, "tiny")
+    result = serve()
+    assert served[0].models[0].id == "tiny"
+    assert served[0].server == Config().server
+    assert served[0].speculation == Config().speculation
+    assert "http://127.0.0.1:8080/v1" in result.output
+    assert "curl http://127.0.0.1:8080/v1/chat/completions" in result.output
+
+
+def test_models_are_given_as_arguments_and_as_options(
+    served: list[Config], store_home: Path, tiny_gguf: Path
+):
+    store(store_home, tiny_gguf, "one", "two", "three")
+    serve("one", "--model", "two", "--model", "three")
+    assert [model.id for model in served[0].models] == ["one", "two", "three"]
+
+
+def test_flags_win_over_the_environment_and_the_file(
+    served: list[Config], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f'[server]\nport = 1\nhost = "f"\n[[models]]\nid = "a"\nsource = "{tiny_model}"\n'
+    )
+    monkeypatch.setenv("MLXSPEC_PORT", "2")
+    monkeypatch.setenv("MLXSPEC_HOST", "e")
+    serve("--config", file, "--port", 3)
+    assert (served[0].server.port, served[0].server.host) == (3, "e")
+    assert [model.id for model in served[0].models] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [([], "mlxspec pull demo"), (["one", "two"], "one of: one, two")],
+)
+def test_without_a_clear_model_the_next_command_is_named(
+    served: list[Config], store_home: Path, tiny_gguf: Path, names: list[str], said: str
+):
+    store(store_home, tiny_gguf, *names)
+    result = serve()
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert served == []
+
+
+def test_two_models_cannot_have_one_id(served: list[Config], store_home: Path, tiny_gguf: Path):
+    store(store_home, tiny_gguf, "one")
+    result = serve("one", "one")
+    assert result.exit_code == 1
+    assert "served as 'one'" in result.stderr
+
+
+def test_an_absent_demo_is_pulled_first(
+    served: list[Config], store_home: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        serve_verb, "_pull_demo", lambda: store(store_home, tiny_gguf, "demo"), raising=True
+    )
+    assert serve("demo").exit_code == 0
+    assert served[0].models[0].source == str(store_home / "demo")
+    monkeypatch.setattr(serve_verb, "_pull_demo", lambda: pytest.fail("pulled again"))
+    assert serve("demo").exit_code == 0
+
+
+def test_a_demo_that_cannot_be_pulled_ends_the_command(
+    served: list[Config], store_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    result = serve("demo")
+    assert result.exit_code == 1
+    assert "pulling it" in result.stdout
+    assert "could not be pulled" in result.stderr
+    assert served == []
+
+
+def test_an_unusable_model_is_refused_before_the_server_starts(
+    served: list[Config], tiny_model: Path
+):
+    (tiny_model / "model.safetensors").write_bytes(b"")
+    result = serve(tiny_model)
+    assert result.exit_code == 1
+    assert "model.safetensors" in result.stderr
+    assert served == []
+
+
+def test_preparing_to_serve_does_not_import_mlx(store_home: Path, tiny_model: Path):
+    import subprocess
+
+    config = tiny_model / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"mistral"'))
+    code = (
+        "import sys, types; server = types.ModuleType('mlxspec.server')\n"
+        "server.serve = lambda config: print('mlx.core' in sys.modules)\n"
+        "sys.modules['mlxspec.server'] = server\n"
+        f"from mlxspec.cli import cli; cli(['serve', {str(tiny_model)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -1,0 +1,134 @@
+"""Configuration: what wins over what, and that every wrong key is named."""
+
+from pathlib import Path
+
+import pytest
+
+from mlxspec.config import (
+    Config,
+    ModelConfig,
+    cache_dir,
+    parse_size,
+    read_environment,
+    resolve,
+    set_defaults,
+)  # fmt: skip
+from mlxspec.errors import ConfigError
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mlxspec.toml"
+    path.write_text(text)
+    return path
+
+
+def test_without_anything_the_defaults_stand():
+    assert resolve({}, None, {}) == Config()
+
+
+def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path):
+    file = toml(tmp_path, '[server]\nport = 1\nhost = "file"\nlog_level = "error"\n')
+    environ = {"MLXSPEC_PORT": "2", "MLXSPEC_HOST": "environment"}
+    server = resolve({"server": {"port": 3}}, file, environ).server
+    assert (server.port, server.host, server.log_level) == (3, "environment", "error")
+    assert server.drain_seconds == Config().server.drain_seconds
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path):
+    file = toml(tmp_path, "[speculation]\nmax_draft = 9\n")
+    assert resolve({}, None, {"MLXSPEC_CONFIG": str(file)}).speculation.max_draft == 9
+
+
+def test_models_come_from_the_file(tmp_path: Path):
+    file = toml(tmp_path, '[[models]]\nid = "a"\nsource = "b"\ncontext_length = 5\n')
+    assert resolve({}, file, {}).models == (ModelConfig(id="a", source="b", context_length=5),)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        ("MLXSPEC_PORT", "9000", {"server": {"port": 9000}}),
+        ("MLXSPEC_DRAIN_SECONDS", "1.5", {"server": {"drain_seconds": 1.5}}),
+        ("MLXSPEC_KV_MEMORY", "2GiB", {"kv": {"memory_bytes": 2 << 30}}),
+        ("MLXSPEC_SPECULATION", "false", {"speculation": {"enabled": False}}),
+        ("MLXSPEC_STEP_TOKENS", "64", {"scheduler": {"step_tokens": 64}}),
+    ],
+)
+def test_variables_are_read_in_the_type_of_their_key(variable: str, text: str, expected: dict):
+    assert read_environment({variable: text, "PATH": "/bin"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"MLXSPEC_PROT": "1"}, "MLXSPEC_PROT is not a setting"),
+        ({"MLXSPEC_PORT": "http"}, "MLXSPEC_PORT=http"),
+        ({"MLXSPEC_PORT": "65536"}, "MLXSPEC_PORT=65536"),
+        ({"MLXSPEC_KV_MEMORY": "lots"}, "MLXSPEC_KV_MEMORY=lots"),
+        ({"MLXSPEC_MAX_DRAFT": "65"}, "MLXSPEC_MAX_DRAFT=65"),
+    ],
+)
+def test_wrong_variables_are_named(environ: dict[str, str], said: str):
+    with pytest.raises(ConfigError, match=said):
+        resolve({}, None, environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server]\nprot = 1\n", "prot"),
+        ("[server]\nport = 70000\n", "port"),
+        ("[sever]\n", "sever"),
+        ("server = 1\n", "server"),
+        ("[server\n", "mlxspec.toml"),
+    ],
+)
+def test_wrong_files_are_refused_by_key(tmp_path: Path, text: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        resolve({}, toml(tmp_path, text), {})
+
+
+def test_a_section_that_is_no_table_loses_to_one_that_is(tmp_path: Path):
+    file = toml(tmp_path, "server = 1\n")
+    assert resolve({"server": {"port": 4}}, file, {}).server.port == 4
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        resolve({}, tmp_path / "none.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("1073741824", 1 << 30), ("4GiB", 4 << 30), ("4 gib", 4 << 30), ("512MiB", 512 << 20),
+        ("1.5GiB", 3 << 29), ("4GB", 4_000_000_000), ("3KB", 3000), ("8B", 8), ("1TiB", 1 << 40),
+    ],
+)  # fmt: skip
+def test_sizes_are_read(text: str, num_bytes: int):
+    assert parse_size(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "4G", "4GiBs", "1e9", "0x10"])
+def test_what_is_not_a_size_is_refused(text: str):
+    with pytest.raises(ConfigError, match="not a size"):
+        parse_size(text)
+
+
+def test_a_configuration_travels_to_a_worker_and_back(monkeypatch: pytest.MonkeyPatch):
+    config = Config(models=(ModelConfig(id="demo", source="/models/demo"),))
+    for name, value in config.to_env().items():
+        monkeypatch.setenv(name, value)
+    assert Config.from_env() == config
+
+
+def test_defaults_for_the_environment_leave_what_the_user_set():
+    environ = {"A": "user"}
+    assert set_defaults({"A": "ours", "B": "ours"}, environ) == {"A": "user", "B": "ours"}
+    assert environ == {"A": "user", "B": "ours"}
+
+
+def test_the_store_lies_where_the_user_says_else_in_the_cache_folder():
+    assert cache_dir({"MLXSPEC_HOME": "/a"}) == Path("/a")
+    assert cache_dir({"XDG_CACHE_HOME": "/b"}) == Path("/b/mlxspec")
+    assert cache_dir({}) == Path.home() / ".cache" / "mlxspec"
