@@ -55,7 +55,7 @@ lint-python: setup ## ruff, mypy, import contract, and the stub against the buil
 test-rust: ## Unit, property and model-checking tests of the scheduler
 	cargo test
 	PYO3_PYTHON=$(PYTHON) cargo test --features python --lib
-	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=2 cargo test --release --test loom --target-dir target/loom
+	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=3 cargo test --release --test loom --target-dir target/loom
 
 test-python: setup ## Python tests, end to end against a started server with a real model
 	$(BIN)/mlxspec pull demo

@@ -29,7 +29,19 @@ from mlxspec.model.load import LoadedModel, adopt, load  # noqa: E402
 from mlxspec.speculative.calibrate import CONTEXT, SLAB, scratch_plan  # noqa: E402
 from mlxspec.speculative.step import Target, run_step  # noqa: E402
 
-SHAPES = [(1, 1), (1, 2), (1, 5), (1, 9), (1, 17), (4, 1), (8, 1), (8, 5), (16, 1), (32, 1), (32, 5)]
+SHAPES = [
+    (1, 1),
+    (1, 2),
+    (1, 5),
+    (1, 9),
+    (1, 17),
+    (4, 1),
+    (8, 1),
+    (8, 5),
+    (16, 1),
+    (32, 1),
+    (32, 5),
+]
 
 LLAMA_8B = llama.ModelArgs(
     model_type="llama",

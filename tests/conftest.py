@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,7 @@ TINY_CONFIG = {
 }
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_tiny_model(folder: Path, config: dict[str, Any]) -> Path:
     """A random two-layer llama of 48 tokens that stutters enough for drafts to be right at times.
 
     A model folder without a tokenizer.
@@ -35,13 +35,25 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlx.utils import tree_flatten
     from mlx_lm.models import llama
 
-    folder = tmp_path_factory.mktemp("tiny")
     mx.random.seed(8)
-    model = llama.Model(llama.ModelArgs.from_dict(TINY_CONFIG))
+    model = llama.Model(llama.ModelArgs.from_dict(config))
     weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with plain attention."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), TINY_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def windowed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose first layer sees the last 24 tokens only."""
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 24}
+    return save_tiny_model(tmp_path_factory.mktemp("windowed"), TINY_CONFIG | layers)
 
 
 @pytest.fixture(scope="session")

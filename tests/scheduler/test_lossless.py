@@ -115,6 +115,17 @@ def test_a_request_that_outgrows_its_row_goes_on_in_a_longer_one(
 
 
 @pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])
+def test_sliding_windows_are_kept_with_drafts_and_without(
+    windowed_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
+) -> None:
+    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
+    with token_engine(windowed_folder) as engine:
+        for prompt in prompts(4, seed=2):
+            expected = mlx_lm_greedy(windowed_folder, prompt, 60)
+            assert engine.generate(prompt, 60) == expected
+
+
+@pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])
 def test_preempted_requests_come_to_the_same_tokens(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
 ) -> None:
@@ -174,3 +185,22 @@ def test_an_abort_frees_the_row_within_a_step(engine: TokenEngine) -> None:
     engine.generate([1], 1)
     assert engine.scheduler.counters()["kv_blocks_used"] == 0
     engine.scheduler.abort(request)
+
+
+def test_a_step_that_fails_ends_its_own_requests_and_no_other(
+    engine: TokenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = prompts(3, seed=4)
+    clean = [engine.generate(prompt, 30) for prompt in asked]
+    original = runner.run_step
+    failures = iter([True])
+
+    def failing(target: Target, plan: StepPlan) -> mx.array | None:
+        if len(plan.samplers.first) > 0 and next(failures, False):
+            raise RuntimeError("[METAL] out of memory, as a test would have it")
+        return original(target, plan)
+
+    monkeypatch.setattr(runner, "run_step", failing)
+    assert engine.result(engine.submit(asked[0], 30)).reason == "error"
+    assert [engine.generate(prompt, 30) for prompt in asked] == clean
+    assert engine.scheduler.counters()["step_errors"] == 1
