@@ -13,6 +13,7 @@ from token_engine import TokenEngine, token_engine
 
 from mlxspec.engine import runner
 from mlxspec.engine.runner import DeviceShape
+from mlxspec.model.forward import CompiledForward
 from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.plan import StepPlan
 from mlxspec.speculative.step import Target
@@ -123,6 +124,23 @@ def test_sliding_windows_are_kept_with_drafts_and_without(
         for prompt in prompts(4, seed=2):
             expected = mlx_lm_greedy(windowed_folder, prompt, 60)
             assert engine.generate(prompt, 60) == expected
+
+
+def test_compiled_steps_come_to_the_same_tokens(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED._replace(slab_slots=2))
+
+    def compiled(target: Target, **_: object) -> StepCosts:
+        target.compiled = CompiledForward(target.model, target.windows)
+        return StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
+
+    monkeypatch.setattr(runner, "measure", compiled)
+    with token_engine(tiny_folder, max_draft=2) as engine:
+        asked = prompts(3, seed=6)
+        running = [engine.submit(prompt, 40) for prompt in asked]
+        answers = [engine.result(request).tokens for request in running]
+    assert answers == [mlx_lm_greedy(tiny_folder, prompt, 40) for prompt in asked]
 
 
 @pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])

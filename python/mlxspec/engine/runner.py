@@ -35,9 +35,9 @@ class DeviceShape(NamedTuple):
 DEVICE_SHAPES = {
     # Every token costs: no padding, attention over just the positions in use.
     "cpu": DeviceShape(False, 16, 256, 48, 32),
-    # Launches cost more than tokens, and new shapes most: few shapes, padded.
-    "cuda": DeviceShape(True, 32, 2048, 256, 256),
-    "metal": DeviceShape(True, 16, 1024, 128, 128),
+    # Launches cost more than tokens, and new shapes most: few shapes, padded to whole rows.
+    "cuda": DeviceShape(True, 32, 2048, 256, 1 << 20),
+    "metal": DeviceShape(True, 16, 1024, 128, 1 << 20),
 }
 
 
@@ -89,6 +89,7 @@ class Runner:
             context=facts.max_context,
             kv_tokens=facts.total_blocks * BLOCK_TOKENS,
             plain_step_ms=round(facts.step_cost[0][1], 2),
+            compiled=self._targets[model].compiled is not None,
         )
         return facts
 

@@ -7,38 +7,47 @@ new keys and values into the slabs and attends rectangle by rectangle.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.nn.layers.base import Module
 
-from mlxspec.model.kv import KVStore, Rect, write
+from mlxspec.model.kv import Rect, Slab, write
 
 
 class StepAttention:
     """Where the tokens of one step lie in KV memory; shared by the caches of all layers.
 
     positions: (num_tokens,) int32, each token's position in its row.
+    starts: per rectangle its first position as a number, or None where it must stay symbolic.
     sampled: indices of the tokens whose logits are wanted, or None for all.
     """
 
     def __init__(
         self,
-        store: KVStore,
+        slabs: Mapping[int, Slab],
         rects: Sequence[Rect],
-        positions: np.ndarray[Any, np.dtype[np.int32]],
+        positions: mx.array,
+        starts: Sequence[int | None],
         sampled: mx.array | None,
     ) -> None:
-        self.store = store
+        self.slabs = slabs
         self.rects = rects
-        self.positions = mx.array(positions)
-        self.starts = [int(positions[rect.first]) for rect in rects]
+        self.positions = positions
+        self.starts = starts
         self.sampled = sampled
         self.selected = False
         self._index = [self._rect_positions(rect)[:, None, :, None] for rect in rects]
         self._masks: dict[int | None, list[mx.array]] = {}
+
+    @property
+    def is_whole_slab(self) -> bool:
+        """One rectangle over all rows of a slab: the shape that padded decoding has."""
+        if len(self.rects) != 1:
+            return False
+        rect = self.rects[0]
+        return rect.rows == self.slabs[rect.slab].keys[0].shape[0]
 
     def _rect_positions(self, rect: Rect) -> mx.array:
         return self.positions[rect.first : rect.stop].reshape(rect.rows, rect.width)
@@ -58,7 +67,7 @@ class StepAttention:
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """Write all new keys and values: (num_tokens, kv_heads, 1, dim)."""
         for rect, start, index in zip(self.rects, self.starts, self._index, strict=True):
-            slab = self.store.slabs[rect.slab]
+            slab = self.slabs[rect.slab]
             slab.keys[layer] = write(slab.keys[layer], rect, start, index, _to_rect(keys, rect))
             slab.values[layer] = write(
                 slab.values[layer], rect, start, index, _to_rect(values, rect)
@@ -75,7 +84,7 @@ class StepAttention:
         """Attention of (num_tokens, heads, 1, dim) queries over their own rows."""
         outputs = []
         for rect, mask in zip(self.rects, self.masks(window), strict=True):
-            slab = self.store.slabs[rect.slab]
+            slab = self.slabs[rect.slab]
             rows = slice(rect.slot, rect.slot + rect.rows)
             output = mx.fast.scaled_dot_product_attention(
                 _to_rect(queries, rect),
@@ -91,19 +100,24 @@ class StepAttention:
     def touched(self) -> list[mx.array]:
         """The KV arrays this step wrote, to be evaluated with its results."""
         slabs = {rect.slab for rect in self.rects}
-        return [array for slab in slabs for array in self.store.slabs[slab].arrays()]
+        return [array for slab in slabs for array in self.slabs[slab].arrays()]
 
 
 def _to_rect(packed: mx.array, rect: Rect) -> mx.array:
     """(num_tokens, heads, 1, dim) to the rectangle's (rows, heads, width, dim)."""
-    part = packed[rect.first : rect.stop]
-    _, heads, _, dim = part.shape
+    num_tokens, heads, _, dim = packed.shape
+    alone = rect.stop - rect.first == num_tokens
+    part = packed if alone else packed[rect.first : rect.stop]
+    if rect.width == 1:
+        return part
     return part.reshape(rect.rows, rect.width, heads, dim).transpose(0, 2, 1, 3)
 
 
 def _from_rect(output: mx.array) -> mx.array:
     """(rows, heads, width, dim) back to (rows * width, heads, 1, dim)."""
     rows, heads, width, dim = output.shape
+    if width == 1:
+        return output
     return output.transpose(0, 2, 1, 3).reshape(rows * width, heads, 1, dim)
 
 

@@ -44,17 +44,19 @@ class Rect(NamedTuple):
 
 
 class Slab:
-    """Equally long KV rows of all layers, zeroed: a NaN in a masked row would poison attention."""
+    """Equally long KV rows: per layer, keys and values (slots, kv_heads, capacity, dim)."""
 
-    def __init__(self, layers: Sequence[LayerShape], slots: int, capacity: int) -> None:
-        self.slots = slots
-        self.capacity = capacity
-        self.keys = [
-            mx.zeros((slots, it.num_heads, capacity, it.key_dim), it.dtype) for it in layers
-        ]
-        self.values = [
-            mx.zeros((slots, it.num_heads, capacity, it.value_dim), it.dtype) for it in layers
-        ]
+    def __init__(self, keys: list[mx.array], values: list[mx.array]) -> None:
+        self.keys = keys
+        self.values = values
+
+    @classmethod
+    def zeros(cls, layers: Sequence[LayerShape], slots: int, capacity: int) -> "Slab":
+        """Fresh rows: finite everywhere, as a NaN in a masked position would poison attention."""
+        return cls(
+            [mx.zeros((slots, it.num_heads, capacity, it.key_dim), it.dtype) for it in layers],
+            [mx.zeros((slots, it.num_heads, capacity, it.value_dim), it.dtype) for it in layers],
+        )
 
     def arrays(self) -> list[mx.array]:
         return self.keys + self.values
@@ -74,7 +76,7 @@ class KVStore:
     def create(self, slab: int, slots: int, capacity: int) -> None:
         """Allocate a slab; its id must be new."""
         assert slab not in self.slabs
-        self.slabs[slab] = Slab(self.layers, slots, capacity)
+        self.slabs[slab] = Slab.zeros(self.layers, slots, capacity)
 
     def drop(self, slab: int) -> None:
         """Free a slab."""
@@ -92,17 +94,20 @@ class KVStore:
         mx.eval(self.slabs[to_slab].arrays())
 
 
-def write(slab_array: mx.array, rect: Rect, start: int, index: mx.array, new: mx.array) -> mx.array:
+def write(
+    slab_array: mx.array, rect: Rect, start: int | None, index: mx.array, new: mx.array
+) -> mx.array:
     """Write a rectangle's new keys or values; returns the array to keep in place of `slab_array`.
 
     slab_array: (slots, kv_heads, capacity, dim). new: (rows, kv_heads, width, dim).
-    start: position of the first row's first token. index: (rows, 1, width, 1), all positions.
+    index: (rows, 1, width, 1), all positions. start: the first of them, where it is known as a
+    number; one row is then written as a slice.
     """
-    if rect.rows == slab_array.shape[0] and rect.rows > 1:
-        return mx.put_along_axis(slab_array, index, new, axis=2)
-    if rect.rows == 1:
+    if rect.rows == 1 and start is not None:
         slab_array[rect.slot : rect.slot + 1, :, start : start + rect.width] = new
         return slab_array
+    if rect.rows == slab_array.shape[0]:
+        return mx.put_along_axis(slab_array, index, new, axis=2)
     # Part of a slab: advanced indices 0 and 2 around a slice come first in the result's shape.
     slots = mx.arange(rect.slot, rect.slot + rect.rows)[:, None]
     slab_array[slots, :, index[:, 0, :, 0]] = new.transpose(0, 2, 1, 3)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlxspec.model.forward import CompiledForward
 from mlxspec.model.kv import Rect
 from mlxspec.speculative.plan import Samplers, StepPlan
 from mlxspec.speculative.step import Target, run_step
@@ -33,10 +34,12 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
     """Time steps on a scratch slab. Engine thread only; takes about twenty steps.
 
     padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
+    Those are the steps that may run compiled: `target.compiled` is set if that is faster here.
     """
     target.store.create(SLAB, slots, CONTEXT + max_tokens)
     try:
         if padded:
+            target.compiled = _compiled_if_faster(target, slots)
             shapes = [(slots, width) for width in (1, 2, 3, 5, 9, 17, 33)]
             return StepCosts(_monotone(target, shapes), 0.0)
         tokens = [width for width in (1, 2, 4, 8, 16, 32, 64) if width <= max_tokens]
@@ -48,6 +51,14 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
 
 def _monotone(target: Target, shapes: Iterable[tuple[int, int]]) -> list[tuple[int, float]]:
     return [(rows * width, _time(target, [(0, rows)], width)) for rows, width in shapes]
+
+
+def _compiled_if_faster(target: Target, slots: int) -> CompiledForward | None:
+    """Whether a traced forward beats one described anew, by the widths that matter most."""
+    runs = [(0, slots)]
+    eager = sum(_time(target, runs, width) for width in (1, 5))
+    target.compiled = compiled = CompiledForward(target.model, target.windows)
+    return compiled if sum(_time(target, runs, width) for width in (1, 5)) < eager else None
 
 
 def _rect_cost(target: Target, slots: int) -> float:

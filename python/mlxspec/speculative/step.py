@@ -12,7 +12,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
 
-from mlxspec.model.attention import LayerCache, StepAttention
+from mlxspec.model.attention import StepAttention
+from mlxspec.model.forward import CompiledForward, call_model
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
@@ -20,12 +21,16 @@ from mlxspec.speculative.sample import Truncation, draw
 
 
 class Target:
-    """A loaded model and its KV rows. `windows`: per layer its sliding window, or None."""
+    """A loaded model and its KV rows. `windows`: per layer its sliding window, or None.
+
+    compiled: set when steps of one rectangle over a whole slab are to run as one traced function.
+    """
 
     def __init__(self, model: Module, store: KVStore, windows: list[int | None]) -> None:
         self.model = model
         self.store = store
         self.windows = windows
+        self.compiled: CompiledForward | None = None
 
 
 def run_step(target: Target, plan: StepPlan) -> mx.array | None:
@@ -36,12 +41,13 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     """
     samples = len(plan.sampled) > 0
     attention = StepAttention(
-        target.store,
+        target.store.slabs,
         plan.rects,
-        plan.positions.view(np.int32),
+        mx.array(plan.positions.view(np.int32)),
+        [int(plan.positions[rect.first]) for rect in plan.rects],
         mx.array(plan.sampled) if samples else None,
     )
-    logits = _forward(target, attention, plan.tokens)
+    logits = _forward(target, attention, mx.array(plan.tokens))
     if not samples:
         mx.eval(attention.touched())
         return None
@@ -52,11 +58,12 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     return answer
 
 
-def _forward(target: Target, attention: StepAttention, tokens: Ints) -> mx.array:
+def _forward(target: Target, attention: StepAttention, tokens: mx.array) -> mx.array:
     """Logits (num_sampled, vocab) of the sampled tokens, lazily."""
-    caches = [LayerCache(attention, at, window) for at, window in enumerate(target.windows)]
-    logits: mx.array = target.model(mx.array(tokens)[:, None], cache=caches)
-    logits = logits[:, -1]
+    if target.compiled is not None and attention.is_whole_slab:
+        logits = target.compiled(attention, tokens)
+    else:
+        logits = call_model(target.model, target.windows, attention, tokens)
     if attention.sampled is None or attention.selected:
         return logits
     return logits[attention.sampled]
