@@ -61,7 +61,8 @@ class Scheduler:
 
         `max_tokens` None means: as many as the context and the KV memory allow.
 
-        Raises QueueFullError, ClosedError, NotResidentError, PromptTooLongError, RequestTooLargeError, ValueError;
+        Raises QueueFullError, ClosedError, NotResidentError, PromptTooLongError,
+        RequestTooLargeError or ValueError;
         nothing is kept of a refused request.
         """
 

@@ -18,10 +18,13 @@ COUNTERS = {
     "requests_finished": "Requests that ended by themselves.",
     "requests_aborted": "Requests ended early by the client or the server.",
     "requests_failed": "Requests lost to a failed step or load.",
-    "requests_rejected": "Requests refused before they were queued.",
+    "requests_rejected": "Requests refused because the queue was full or the server draining.",
     "preemptions": "Running requests put back to make room.",
     "steps": "Forward passes over a batch.",
     "step_errors": "Steps that failed on the device.",
+    "late_aborts": "Aborts that found their request already ended.",
+    "integrity_errors": "Times the idle check found the scheduler's books not in order.",
+    "wake_errors": "Wake-ups of the event loop that failed.",
     "prompt_tokens": "Prompt tokens of submitted requests.",
     "generated_tokens": "Tokens generated.",
     "num_drafts": "Drafts verified.",
@@ -93,7 +96,7 @@ class ServerMetrics:
         self._registry.register(SchedulerCollector(counters))
         self._ttft = Histogram(
             "mlxspec:time_to_first_token_seconds",
-            "Seconds from arrival to the first token.",
+            "Seconds from queueing, once tokenised, to the first token.",
             registry=self._registry,
             buckets=TTFT_SECONDS,
         )

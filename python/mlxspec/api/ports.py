@@ -33,7 +33,7 @@ class EngineLike(Protocol):
     """The engine as the API sees it. All members are for the event loop's thread."""
 
     async def start(self) -> None:
-        """Start the engine thread and begin loading models; returns at once."""
+        """Start the engine thread, which loads the models; returns once tokenizers are read."""
         ...
 
     async def stop(self, drain_seconds: float) -> None:
@@ -49,7 +49,7 @@ class EngineLike(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Whether the engine thread lives and beats."""
+        """Whether the engine thread runs."""
         ...
 
     def counters(self) -> CountersLike:

@@ -40,7 +40,9 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option("--max-running", type=_COUNT, help="Requests that run at once.")
 @click.option("--max-waiting", type=_COUNT, help="Requests that wait; more are refused (429).")
 @click.option("--step-tokens", type=_COUNT, help="Most tokens one step computes.")
-@click.option("--prefill-chunk", type=_COUNT, help="Most prompt tokens of a request in one step.")
+@click.option(
+    "--prefill-chunk", type=_COUNT, help="Most prompt tokens in a step that also decodes."
+)
 @click.option("--kv-memory", "memory_bytes", type=Size(), help="Memory for KV, such as 4GiB.")
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))

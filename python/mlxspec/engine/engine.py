@@ -54,6 +54,7 @@ class Counters(Struct, frozen=True, kw_only=True):
     steps: int
     step_errors: int
     integrity_errors: int
+    wake_errors: int
     prompt_tokens: int
     generated_tokens: int
     num_drafts: int

@@ -106,7 +106,9 @@ class Generation:
         if self._end is None:
             return self._delta(pieces, start, None)
         if self._end.reason == "error":
-            raise EngineError("the step failed on the device: send the request again")
+            raise EngineError(
+                "the request could not be finished: send it again; the server's log has the cause"
+            )
         pieces.append(self._stop.flush())
         return self._delta(pieces, start, self._end.reason)
 

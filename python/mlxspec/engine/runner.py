@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class DeviceShape(NamedTuple):
-    """How steps are laid out on a device (docs/steps.md has the measurements behind it)."""
+    """How steps are laid out on a device (docs/steps.md)."""
 
     padded: bool
     slab_slots: int

@@ -79,8 +79,8 @@ class KVStore:
         self.slabs[slab] = Slab.zeros(self.layers, slots, capacity)
 
     def drop(self, slab: int) -> None:
-        """Free a slab."""
-        del self.slabs[slab]
+        """Free a slab; one that could not be made, or was dropped already, is no error."""
+        self.slabs.pop(slab, None)
 
     def copy(self, source: tuple[int, int], target: tuple[int, int], num_tokens: int) -> None:
         """Copy the first `num_tokens` positions of row (slab, slot) `source` into row `target`."""

@@ -31,7 +31,7 @@ class StepCosts(NamedTuple):
 
 
 def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> StepCosts:
-    """Time steps on a scratch slab. Engine thread only; takes about twenty steps.
+    """Time steps on a scratch slab. Engine thread only; takes about forty steps.
 
     padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
     Those are the steps that may run compiled: `target.compiled` is set if that is faster here.

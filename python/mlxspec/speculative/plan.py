@@ -10,6 +10,7 @@ Ints: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 HEADER_WORDS = 8
+DROP = 1
 
 
 class Samplers(NamedTuple):
@@ -72,12 +73,27 @@ def unpack(packed: bytes) -> StepPlan:
 
 
 def apply_kv_ops(store: KVStore, kv_ops: Ints) -> None:
-    """Carry out the scheduler's changes of the KV arrays, in order."""
-    for kind, *args in kv_ops.tolist():
-        match kind:
-            case 0:
-                store.create(args[0], args[1], args[2])
-            case 1:
-                store.drop(args[0])
-            case _:
-                store.copy((args[0], args[1]), (args[2], args[3]), args[4])
+    """Carry out the scheduler's changes of the KV arrays, in order.
+
+    When one fails, for want of memory, nothing more is made or copied, but what is to be dropped
+    is dropped all the same: the scheduler counts on it.
+    """
+    pending = kv_ops.tolist()
+    try:
+        while pending:
+            _apply(store, pending.pop(0))
+    except Exception:
+        for kind, slab, *_ in pending:
+            if kind == DROP:
+                store.drop(slab)
+        raise
+
+
+def _apply(store: KVStore, kv_op: list[int]) -> None:
+    match kv_op:
+        case [0, slab, slots, capacity, *_]:
+            store.create(slab, slots, capacity)
+        case [1, slab, *_]:
+            store.drop(slab)
+        case [_, from_slab, from_slot, to_slab, to_slot, num_tokens]:
+            store.copy((from_slab, from_slot), (to_slab, to_slot), num_tokens)

@@ -55,6 +55,9 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 112
     generated_tokens: int = 113
     step_errors: int = 114
+    late_aborts: int = 119
+    integrity_errors: int = 120
+    wake_errors: int = 121
     num_drafts: int = 115
     num_draft_tokens: int = 116
     num_accepted_tokens: int = 117

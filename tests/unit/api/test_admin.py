@@ -66,7 +66,7 @@ def test_health_follows_the_engine(client: TestClient[Any], engine: FakeEngine) 
     assert "draining" in assert_error(client.get("/health"), 503)
     engine.is_alive = False
     assert_error(client.get("/health/live"), 503)
-    assert "does not beat" in assert_error(client.get("/health"), 503)
+    assert "has ended" in assert_error(client.get("/health"), 503)
 
 
 def test_the_version_is_told(client: TestClient[Any]) -> None:

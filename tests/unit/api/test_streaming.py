@@ -83,7 +83,7 @@ def test_deltas_without_text_make_no_frame(client: TestClient[Any], engine: Fake
 
 
 def test_keepalive_comments_fill_long_silence(client: TestClient[Any], engine: FakeEngine) -> None:
-    engine.script = [0.15, "late"]
+    engine.script = [0.6, "late"]
     frames = sse_frames(client.post(CHAT, json=chat(stream=True)).text)
     assert frames.count(": keepalive") >= 2
     assert [frame for frame in frames if isinstance(frame, dict)][1]["choices"][0]["delta"] == {

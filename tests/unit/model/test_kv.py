@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mlxspec.model.kv import KVStore, LayerShape, Rect, write
+from mlxspec.speculative.plan import apply_kv_ops
 
 SHAPE = LayerShape(num_heads=2, key_dim=4, value_dim=3, dtype=mx.float32)
 
@@ -57,3 +58,15 @@ def test_writing_in_place_allocates_no_second_slab() -> None:
         slab = write(slab, rect, 100, index, new)
         mx.eval(slab)
         assert mx.get_peak_memory() - before < slab.nbytes // 10, rect
+
+
+def test_what_is_to_be_dropped_is_dropped_though_a_change_before_it_fails() -> None:
+    store = KVStore([SHAPE])
+    store.create(0, 1, 16)
+    changes = np.array(
+        [[2, 0, 0, 99, 0, 4], [0, 5, 1, 16, 0, 0], [1, 0, 0, 0, 0, 0], [1, 77, 0, 0, 0, 0]],
+        np.uint32,
+    )
+    with pytest.raises(KeyError):
+        apply_kv_ops(store, changes)
+    assert store.slabs == {}

@@ -13,9 +13,9 @@ def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
 
     @get("/health/live", sync_to_thread=False)
     def live() -> dict[str, str]:
-        """Whether the engine thread beats: if not, restart the server."""
+        """Whether the engine thread runs: if not, restart the server."""
         if not engine.alive():
-            raise UnavailableError("the engine thread does not beat: restart the server")
+            raise UnavailableError("the engine thread has ended: restart the server")
         return {"status": "live"}
 
     @get(["/health", "/health/ready"], sync_to_thread=False)
@@ -35,6 +35,6 @@ def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
 
 def _why_not_ready(engine: EngineLike) -> str:
     if not engine.alive():
-        return "not ready: the engine thread does not beat"
+        return "not ready: the engine thread has ended"
     waiting = [f"{card.id} is {card.state}" for card in engine.models() if card.state != "resident"]
     return f"not ready: {', '.join(waiting)}" if waiting else "not ready: the server is draining"

@@ -1,4 +1,4 @@
-"""What OpenAI's API offers and this server does not: refused by name, never ignored in silence.
+"""What a request may ask of OpenAI's API and not of this server: refused by name.
 
 Values that ask for nothing (n=1, a penalty of 0, an empty bias) pass. A feature that gets built
 loses its line here.
