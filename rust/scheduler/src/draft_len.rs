@@ -13,10 +13,14 @@ use crate::suffix::Draft;
 const MIN_GAIN: f32 = 1.02;
 /// While nothing is drafted, one token is, every this many steps.
 const PROBE_STEPS: u32 = 16;
-/// Weight of a new observation in the running cost of a step.
-const COST_WEIGHT: f32 = 0.1;
-/// What the cost of a knot may drift to, as a factor of what was measured at load.
-const COST_DRIFT: (f32, f32) = (0.5, 2.0);
+/// Weight of a new observation in the speed of the device as a whole: other work on it makes every
+/// step slower or faster at once.
+const SPEED_WEIGHT: f32 = 0.1;
+/// Weight of a new observation in the cost of its own number of tokens, next to the others'.
+const SHAPE_WEIGHT: f32 = 0.02;
+/// What the speed, and the cost of a knot, may drift to, as factors of what was measured at load.
+const SPEED_DRIFT: (f32, f32) = (0.25, 4.0);
+const SHAPE_DRIFT: (f32, f32) = (0.5, 2.0);
 /// Strength of the model-wide acceptance rate as prior of a request's own, in observations.
 const PRIOR_WEIGHT: f32 = 8.0;
 /// Forgetting per observation: of a request, and of the model.
@@ -104,6 +108,7 @@ fn decay_and_add(entry: &mut (f32, f32), decay: f32, hit: f32) {
 pub struct StepCost {
     knots: Vec<Knot>,
     rect_ms: f32,
+    speed: f32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,24 +144,35 @@ impl StepCost {
             floor = floor.max(knot.measured_ms);
             knot.measured_ms = floor;
         }
-        Self { knots, rect_ms: rect_ms.max(0.0) }
+        Self { knots, rect_ms: rect_ms.max(0.0), speed: 1.0 }
     }
 
     /// Milliseconds for a step of `tokens` tokens in `rects` rectangles.
     pub fn ms(&self, tokens: u32, rects: u32) -> f32 {
         let (low, high, share) = self.around(tokens);
-        let (a, b) = (self.knots[low].ms(), self.knots[high].ms());
-        a + (b - a) * share + self.rect_ms * rects.saturating_sub(1) as f32
+        let (low, high) = (self.knots[low], self.knots[high]);
+        let along = |a: f32, b: f32| a + (b - a) * share;
+        // Behind the last knot the measured slope goes on: one between corrections may fall.
+        let step_ms = if share > 1.0 {
+            along(low.measured_ms, high.measured_ms) * high.factor
+        } else {
+            along(low.ms(), high.ms())
+        };
+        self.speed * (step_ms + self.rect_ms * rects.saturating_sub(1) as f32)
     }
 
     /// Learn from a step that took `ms`.
     pub fn observe(&mut self, tokens: u32, rects: u32, ms: f32) {
-        let ratio = ms / self.ms(tokens, rects).max(1e-3);
+        let surprise = (ms / self.ms(tokens, rects).max(1e-3)).clamp(0.5, 2.0) - 1.0;
+        let moved = |factor: f32, weight: f32, (low, high): (f32, f32)| {
+            (factor * (1.0 + weight * surprise)).clamp(low, high)
+        };
+        self.speed = moved(self.speed, SPEED_WEIGHT, SPEED_DRIFT);
         let (low, high, share) = self.around(tokens);
-        for (index, weight) in [(low, 1.0 - share.min(1.0)), (high, share.min(1.0))] {
-            let step = 1.0 + COST_WEIGHT * weight * (ratio.clamp(0.5, 2.0) - 1.0);
+        let share = share.min(1.0);
+        for (index, near) in [(low, 1.0 - share), (high, share)] {
             let factor = &mut self.knots[index].factor;
-            *factor = (*factor * step).clamp(COST_DRIFT.0, COST_DRIFT.1);
+            *factor = moved(*factor, SHAPE_WEIGHT * near, SHAPE_DRIFT);
         }
     }
 
@@ -310,11 +326,12 @@ impl DraftLen {
     fn probe(&mut self, candidates: &[Candidate], base: StepBase, lens: &mut [usize]) {
         let chance = |row: usize| candidates[row].survival.first().copied().unwrap_or(0.0);
         let best = (0..candidates.len()).max_by(|&a, &b| chance(a).total_cmp(&chance(b)));
-        let Some(row) = best.filter(|&row| chance(row) > 0.0 && base.budget > 0) else {
+        let fits = base.budget >= base.padded_slots.max(1);
+        let Some(row) = best.filter(|&row| chance(row) > 0.0 && fits) else {
             return;
         };
-        self.parked_steps += 1;
-        if self.parked_steps.is_multiple_of(PROBE_STEPS) {
+        self.parked_steps = (self.parked_steps + 1) % PROBE_STEPS;
+        if self.parked_steps == 0 {
             lens[row] = 1;
         }
     }

@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use crate::action::{Action, StepOutcome, StepPlan};
@@ -34,7 +35,9 @@ pub trait Runner {
     /// Run one step.
     ///
     /// # Errors
-    /// What went wrong; the scheduler then trusts none of the KV rows that the step touched.
+    /// What went wrong; the scheduler then trusts none of the slabs that the step touched or should
+    /// have made. It drops them, so slabs may be dropped that were never made. What the step should
+    /// have dropped must be dropped all the same.
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String>;
 }
 
@@ -180,28 +183,34 @@ impl Engine {
     /// The panic's message.
     pub fn run(&self, runner: &mut dyn Runner) -> Result<(), String> {
         let mut scheduler = Scheduler::new(self.config.clone(), self.shapes.len());
-        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&mut scheduler, runner)));
+        // Kept outside: what a turn has ended before it panics must still be heard of.
+        let mut events = Vec::new();
+        let served =
+            catch_unwind(AssertUnwindSafe(|| self.serve(&mut scheduler, runner, &mut events)));
         self.inbox.close();
         served.map_err(|panic| {
             let message = panic_message(panic.as_ref());
             let failed = Finish::Failed(format!("the engine stopped: {message}"));
-            let mut events = Vec::new();
+            // Whoever got past the gate is about to land; after that nobody comes.
+            while !self.inbox.is_closed() {
+                yield_now();
+            }
             self.take_commands(&mut scheduler, &mut events);
             scheduler.end_all(&failed, &mut events);
+            self.gauge(&scheduler);
             self.publish(&mut events);
             message
         })
     }
 
-    fn serve(&self, scheduler: &mut Scheduler, runner: &mut dyn Runner) {
-        let mut events = Vec::new();
+    fn serve(&self, scheduler: &mut Scheduler, runner: &mut dyn Runner, events: &mut Vec<Event>) {
         loop {
             Stats::set(&self.stats.heartbeat_ns, self.now_ns());
             let closed = self.inbox.is_closed();
-            self.take_commands(scheduler, &mut events);
+            self.take_commands(scheduler, events);
             match scheduler.next_action(self.now_ns()) {
-                Action::Load(model) => self.load(scheduler, runner, model, &mut events),
-                Action::Step(plan) => self.step(scheduler, runner, &plan, &mut events),
+                Action::Load(model) => self.load(scheduler, runner, model, events),
+                Action::Step(plan) => self.step(scheduler, runner, &plan, events),
                 Action::Idle if closed && scheduler.is_idle() => break,
                 Action::Idle => {
                     if scheduler.check_integrity().is_err() {
@@ -211,9 +220,9 @@ impl Engine {
                 }
             }
             self.gauge(scheduler);
-            self.publish(&mut events);
+            self.publish(events);
         }
-        self.publish(&mut events);
+        self.publish(events);
     }
 
     fn take_commands(&self, scheduler: &mut Scheduler, events: &mut Vec<Event>) {

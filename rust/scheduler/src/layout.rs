@@ -20,8 +20,10 @@ struct Placed<'a> {
     planned: &'a PlannedRow,
     request: &'a Request,
     row: Row,
-    /// Where each of its tokens ended up in the step.
-    at: Vec<u32>,
+    /// Where its tokens lie in the step: `num_head` of them from `head` on, the others from `rest`.
+    head: u32,
+    num_head: u32,
+    rest: u32,
 }
 
 impl Placed<'_> {
@@ -31,6 +33,14 @@ impl Placed<'_> {
 
     fn is_decoding(&self) -> bool {
         self.planned.num_new == 1
+    }
+
+    /// Index in the step of one of its tokens.
+    fn at(&self, offset: u32) -> u32 {
+        match offset.checked_sub(self.num_head) {
+            None => self.head + offset,
+            Some(behind) => self.rest + behind,
+        }
     }
 
     fn token(&self, offset: u32) -> u32 {
@@ -66,7 +76,7 @@ pub fn lay_out(
         .iter()
         .filter_map(|planned| {
             let request = &running[planned.index];
-            Some(Placed { planned, request, row: request.row?, at: Vec::new() })
+            Some(Placed { planned, request, row: request.row?, head: 0, num_head: 0, rest: 0 })
         })
         .collect();
     placed.sort_unstable_by_key(|it| it.row);
@@ -89,7 +99,7 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
         return;
     }
     let sampling = it.request.sampling;
-    let last = it.planned.num_new as usize - 1;
+    let last = it.planned.num_new - 1;
     plan.samplers.push(Sampler {
         first: plan.sampled.len() as u32,
         num_drafts: it.planned.drafts.len() as u32,
@@ -98,9 +108,9 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
         min_p: sampling.min_p,
         top_k: sampling.top_k,
     });
-    for (offset, &at) in it.at[last..].iter().enumerate() {
-        plan.sampled.push(at);
-        plan.noise.push(it.request.noise_key(it.request.len() + offset as u32));
+    for offset in 0..=it.planned.drafts.len() as u32 {
+        plan.sampled.push(it.at(last + offset));
+        plan.noise.push(it.request.noise_key(it.request.len() + offset));
     }
 }
 
@@ -124,7 +134,7 @@ impl Layout<'_> {
                 self.rect(run, width);
             }
         }
-        for it in group.iter_mut().filter(|it| (it.at.len() as u32) < it.width()) {
+        for it in group.iter_mut().filter(|it| it.num_head < it.width()) {
             self.rest(it);
         }
     }
@@ -140,10 +150,11 @@ impl Layout<'_> {
 
     /// The remaining tokens of one row.
     fn rest(&mut self, it: &mut Placed<'_>) {
-        let left = it.width() - it.at.len() as u32;
+        let left = it.width() - it.num_head;
         let width = if self.shape.padded { left.next_multiple_of(PREFILL_PAD) } else { left };
+        it.rest = self.plan.tokens.len() as u32;
         self.open(it.row, 1, width);
-        self.push_row(it, width);
+        self.push_tokens(it, it.num_head, width);
         self.close();
     }
 
@@ -172,14 +183,14 @@ impl Layout<'_> {
     }
 
     fn push_row(&mut self, it: &mut Placed<'_>, width: u32) {
-        let done = it.at.len() as u32;
-        for offset in done..done + width {
-            if offset < it.width() {
-                it.at.push(self.plan.tokens.len() as u32);
-            }
-            self.plan.tokens.push(it.token(offset));
-            self.plan.positions.push(it.request.num_computed + offset);
-        }
+        (it.head, it.num_head) = (self.plan.tokens.len() as u32, width.min(it.width()));
+        self.push_tokens(it, 0, width);
+    }
+
+    fn push_tokens(&mut self, it: &Placed<'_>, from: u32, width: u32) {
+        let start = it.request.num_computed;
+        self.plan.tokens.extend((from..from + width).map(|offset| it.token(offset)));
+        self.plan.positions.extend(start + from..start + from + width);
     }
 
     /// Padding of a slot that does not decode: behind the tokens of its owner, if it has one. An

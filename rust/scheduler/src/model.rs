@@ -1,6 +1,6 @@
 //! One resident model's requests: who waits, who runs, in which rows.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::action::{PlannedRow, StepOutcome, StepPlan};
 use crate::batch::form_batch;
@@ -8,10 +8,10 @@ use crate::block_pool::BlockPool;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::draft_len::{Candidate, DraftLen, StepBase, StepCost};
 use crate::error::{IntegrityError, ensure};
-use crate::ids::{ModelId, RequestId};
+use crate::ids::{ModelId, RequestId, SlabId};
 use crate::layout::lay_out;
 use crate::request::{Finish, Request, RequestStats};
-use crate::rows::RowPool;
+use crate::rows::{KvOp, RowPool};
 use crate::suffix::Draft;
 
 /// Drafts less likely than this to be reached are not even proposed.
@@ -235,13 +235,15 @@ impl Model {
         let tokens: u32 = rows.iter().map(|it| it.num_new).sum();
         let prefills = rows.iter().filter(|it| it.num_new > 1).count() as u32;
         let decoding = rows.len() as u32 - prefills;
+        let sampling = rows.iter().filter(|it| it.samples).count() as u32;
         let slots = decoding.next_power_of_two();
         StepBase {
-            rows: rows.iter().filter(|it| it.samples).count() as u32,
+            rows: sampling,
             tokens: if self.shape.padded { tokens - decoding + slots } else { tokens },
             rects: prefills + u32::from(decoding > 0),
             budget: self.shape.step_tokens.saturating_sub(tokens),
-            padded_slots: if self.shape.padded { slots } else { 0 },
+            // A prefill that ends is drafted for, too.
+            padded_slots: u32::from(self.shape.padded) * slots.max(sampling.next_power_of_two()),
         }
     }
 
@@ -291,12 +293,17 @@ impl Model {
         }
     }
 
-    /// A step failed: its requests end, and no KV that it may have touched is used again.
+    /// A step failed: its requests end, and no KV that it may have touched, or failed to make, is
+    /// used again.
     pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
         let failed: Vec<RequestId> = plan.rows.iter().map(|it| self.running[it.index].id).collect();
-        let touched = |request: &Request| {
-            request.row.is_some_and(|row| plan.rects.iter().any(|rect| rect.slab == row.slab))
-        };
+        let made = plan.kv_ops.iter().filter_map(|op| match op {
+            KvOp::Create { slab, .. } => Some(*slab),
+            KvOp::Drop { .. } | KvOp::Copy { .. } => None,
+        });
+        let suspects: BTreeSet<SlabId> = plan.rects.iter().map(|it| it.slab).chain(made).collect();
+        let touched =
+            |request: &Request| request.row.is_some_and(|row| suspects.contains(&row.slab));
         for index in (0..self.running.len()).rev() {
             if failed.contains(&self.running[index].id) {
                 let request = self.running.remove(index);

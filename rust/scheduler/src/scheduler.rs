@@ -4,7 +4,7 @@
 
 use crate::action::{Action, StepOutcome, StepPlan};
 use crate::config::{ModelShape, SchedulerConfig};
-use crate::error::IntegrityError;
+use crate::error::{IntegrityError, SubmitError};
 use crate::ids::{ModelId, RequestId};
 use crate::model::{Event, Model};
 use crate::request::{Finish, Request};
@@ -51,6 +51,7 @@ impl Scheduler {
     /// Queue a request. One for a model that could not be loaded ends at once.
     pub fn submit(&mut self, request: Request, events: &mut Vec<Event>) {
         let Some(entry) = self.entries.get_mut(request.model.0 as usize) else {
+            events.push(failed(&request, &SubmitError::UnknownModel(request.model).to_string()));
             return;
         };
         if let Some(model) = &mut entry.model {

@@ -1,0 +1,213 @@
+//! Every history of submits, aborts, steps and failed steps, against a model that checks each read.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
+
+mod sim;
+
+use mlxspec_scheduler::action::Action;
+use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::ids::{ModelId, RequestId};
+use mlxspec_scheduler::request::{Finish, Request};
+use mlxspec_scheduler::scheduler::Scheduler;
+use proptest::prelude::*;
+
+use sim::script::{Script, Wish};
+use sim::world::{Op, World};
+use sim::{Fault, shape};
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig { max_waiting: 64, max_running: 8, speculation: true, max_draft: 8 }
+}
+
+fn any_shape() -> impl Strategy<Value = ModelShape> {
+    let cost = prop_oneof![
+        3 => Just((vec![(1, 1.0), (256, 1.0)], 0.0)),
+        1 => Just((vec![(1, 1.0), (8, 1.2), (64, 4.0)], 0.1)),
+        1 => Just((vec![(1, 1.0), (64, 64.0)], 0.0)),
+        1 => Just((Vec::new(), 0.5)),
+    ];
+    let sizes = (prop_oneof![8_u32..100, 250_u32..260, 300_u32..1100], 16_u32..200, 1_u32..=8);
+    let budget = (1_u32..200, 1_u32..80, prop_oneof![Just(1_u32), Just(64), Just(256)]);
+    (sizes, budget, any::<bool>(), cost).prop_map(|(sizes, budget, padded, cost)| ModelShape {
+        slab_slots: sizes.2,
+        step_tokens: budget.0,
+        prefill_chunk: budget.1,
+        view_step: budget.2,
+        step_cost: cost.0,
+        rect_cost: cost.1,
+        ..shape(sizes.0, sizes.1, padded)
+    })
+}
+
+fn any_config() -> impl Strategy<Value = SchedulerConfig> {
+    (1_usize..12, prop::bool::weighted(0.9), 0_usize..40).prop_map(
+        |(max_running, on, max_draft)| SchedulerConfig {
+            max_waiting: 64,
+            max_running,
+            speculation: on,
+            max_draft,
+        },
+    )
+}
+
+fn any_wish() -> impl Strategy<Value = Wish> {
+    let edge = |at: usize| (at - 12)..(at + 12);
+    let num_prompt = prop_oneof![3 => 1_usize..40, 2 => edge(192), 2 => edge(256), 1 => edge(512)];
+    let max_tokens = prop_oneof![4 => 1_u32..40, 1 => 40_u32..200];
+    let temperature = prop_oneof![Just(0.0_f32), Just(0.8)];
+    let stop = prop::option::weighted(0.2, Just(5));
+    let speculate = prop::bool::weighted(0.8);
+    (num_prompt, max_tokens, temperature, stop, speculate).prop_map(
+        |(num_prompt, max_tokens, temperature, stop, speculate)| Wish {
+            num_prompt,
+            max_tokens,
+            temperature,
+            stop,
+            speculate,
+        },
+    )
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0_usize..2, any_wish()).prop_map(|(model, wish)| Op::Submit(model, wish)),
+        2 => (0_usize..1000).prop_map(Op::Abort),
+        24 => Just(Op::Step),
+        1 => prop_oneof![Just(Fault::Forward), Just(Fault::KvOps)].prop_map(Op::FailStep),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1024,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_each_request_ends_once_with_what_it_says_alone(
+        config in any_config(),
+        shapes in prop::collection::vec(any_shape(), 1..3),
+        ops in prop::collection::vec(any_op(), 200),
+    ) {
+        let mut world = World::new(config, &shapes);
+        for op in &ops {
+            world.apply(op);
+        }
+        world.drain();
+    }
+}
+
+#[test]
+fn a_tiny_pool_preempts_grows_and_drafts_and_nobody_notices() {
+    for padded in [false, true] {
+        let mut world = World::new(config(), &[shape(900, 100, padded)]);
+        for number in 0..12 {
+            world.submit(0, Wish::plain(180 + number, 300));
+        }
+        world.drain();
+        let seen = world.runners[0].seen;
+        let preempted = world.requests.iter().filter(|it| it.stats().preemptions > 0).count();
+        assert!(preempted > 2, "{preempted} preempted");
+        assert!(seen.copies > 2 && seen.kept > 300 && seen.shared_rects > 100, "{seen:?}");
+        assert!(world.requests.iter().all(|it| it.finish() == &Finish::Length));
+    }
+}
+
+#[test]
+fn drafts_save_steps_and_change_nothing() {
+    let steps = [true, false].map(|speculation| {
+        let mut world =
+            World::new(SchedulerConfig { speculation, ..config() }, &[shape(600, 64, false)]);
+        world.submit(0, Wish::plain(40, 400));
+        world.drain();
+        world.runners[0].seen.steps
+    });
+    assert!(steps[0] * 4 < steps[1] * 3, "{steps:?}");
+}
+
+#[test]
+fn a_failed_step_ends_its_requests_and_the_others_start_again() {
+    for fault in [Fault::KvOps, Fault::Forward] {
+        let mut world = World::new(config(), &[shape(900, 200, false)]);
+        world.submit(0, Wish::plain(300, 8));
+        world.submit(0, Wish::plain(300, 8));
+        world.step(None);
+        world.step(Some(fault));
+        let ended = [0, 1].map(|at| world.requests[at].end.is_some());
+        assert_eq!(ended, [true, false], "only the first one was in the step");
+        world.drain();
+        assert_eq!(world.requests[1].stats().preemptions, 1);
+    }
+}
+
+#[test]
+fn a_failed_step_takes_the_kv_of_those_in_its_slabs_who_were_not_in_it() {
+    let mut world = World::new(config(), &[shape(900, 200, false)]);
+    let late = world.prepare(0, Wish::plain(200, 8)).unwrap();
+    world.submit(0, Wish::plain(200, 8));
+    world.submit(0, Wish::plain(200, 8));
+    world.step(None);
+    world.step(None);
+    assert!(world.abort(RequestId(2)), "its slot is for the late one, who computes first");
+    world.send(late);
+    world.step(Some(Fault::Forward));
+    world.drain();
+    let preemptions = [0, 1].map(|at| world.requests[at].stats().preemptions);
+    assert_eq!(preemptions, [0, 1]);
+    assert!(matches!(world.requests[0].finish(), Finish::Failed(_)));
+}
+
+#[test]
+fn models_with_work_take_turns() {
+    let mut world = World::new(config(), &[shape(300, 64, false), shape(300, 64, true)]);
+    (0..2).for_each(|model| world.submit(model, Wish::plain(8, 40)));
+    for _ in 0..22 {
+        world.step(None);
+    }
+    assert_eq!([0, 1].map(|model: usize| world.runners[model].seen.steps), [10, 10]);
+    world.drain();
+}
+
+#[test]
+fn no_more_requests_run_than_allowed() {
+    let mut world =
+        World::new(SchedulerConfig { max_running: 3, ..config() }, &[shape(300, 400, false)]);
+    (0..9).for_each(|_| world.submit(0, Wish::plain(8, 40)));
+    for _ in 0..20 {
+        world.step(None);
+        assert!(world.scheduler.num_requests().1 <= 3);
+    }
+    assert_eq!(world.scheduler.num_requests(), (6, 3));
+    world.drain();
+}
+
+#[test]
+fn who_waits_for_a_model_that_cannot_be_loaded_fails_with_its_reason() {
+    let mut scheduler = Scheduler::new(config(), 1);
+    let (mut events, failed) = (Vec::new(), Finish::Failed("no such file".to_owned()));
+    let request = |number: u32| {
+        let script = Script::new(number, Wish::plain(4, 4), 8);
+        Request::new(RequestId(number.into()), script.submission(ModelId(0)), 8, 0)
+    };
+    scheduler.submit(request(0), &mut events);
+    scheduler.submit(request(1), &mut events);
+    assert!(scheduler.abort(RequestId(1), &mut events), "it waits for the model, and can go");
+    assert!(matches!(scheduler.next_action(0), Action::Load(ModelId(0))));
+    assert!(matches!(scheduler.next_action(0), Action::Idle), "a load is started once");
+    scheduler.loaded(ModelId(0), Err("no such file".to_owned()), &mut events);
+    scheduler.submit(request(2), &mut events);
+    let ends: Vec<_> =
+        events.iter().map(|it| (it.request.0, &it.end.as_ref().unwrap().0)).collect();
+    assert_eq!(ends, [(1, &Finish::Aborted), (0, &failed), (2, &failed)]);
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn a_request_for_an_unknown_model_ends() {
+    let mut events = Vec::new();
+    let script = Script::new(0, Wish::plain(4, 4), 8);
+    let request = Request::new(RequestId(0), script.submission(ModelId(3)), 8, 0);
+    Scheduler::new(config(), 1).submit(request, &mut events);
+    assert!(matches!(events[0].end, Some((Finish::Failed(_), _))));
+}

@@ -1,0 +1,134 @@
+//! KV rows that know which of their positions mean something.
+
+use super::script::{FIRST_NAME, PADDING, Seen};
+
+/// Rows of one allocation.
+#[derive(Debug)]
+pub(crate) struct Slab {
+    rows: Vec<SimRow>,
+}
+
+impl Slab {
+    pub(crate) fn new(slots: u32, capacity: u32) -> Self {
+        Self { rows: (0..slots).map(|_| SimRow::new(capacity)).collect() }
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.rows.len() as u32
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.rows[0].capacity()
+    }
+
+    pub(crate) fn row(&mut self, slot: u32) -> &mut SimRow {
+        &mut self.rows[slot as usize]
+    }
+
+    pub(crate) fn owner(&self, slot: u32) -> Option<u32> {
+        self.rows[slot as usize].cells[0].map(|cell| cell.token)
+    }
+
+    pub(crate) fn scramble(&mut self) {
+        for row in &mut self.rows {
+            row.clear();
+        }
+    }
+}
+
+/// One row. `None` is junk: padding, a rejected draft, what an earlier owner left.
+#[derive(Debug)]
+pub(crate) struct SimRow {
+    cells: Vec<Option<Seen>>,
+    /// Positions from the start that are the owner's for good.
+    valid: u32,
+    /// End of what this step wrote for the owner; `valid` between steps.
+    end: u32,
+}
+
+impl SimRow {
+    fn new(capacity: u32) -> Self {
+        Self { cells: vec![None; capacity as usize], valid: 0, end: 0 }
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.cells.len() as u32
+    }
+
+    fn clear(&mut self) {
+        self.cells.fill(None);
+        (self.valid, self.end) = (0, 0);
+    }
+
+    /// The script's name at position 0.
+    pub(crate) fn owner(&self) -> u32 {
+        self.cells[0].map_or_else(|| panic!("the row has no owner"), |cell| cell.token)
+    }
+
+    pub(crate) fn token(&self, position: u32) -> Option<u32> {
+        self.cells[position as usize].map(|cell| cell.token)
+    }
+
+    /// A copy of the first positions, to be put in another row with [`Self::paste`].
+    pub(crate) fn head(&self, num_tokens: u32) -> Vec<Option<Seen>> {
+        assert_eq!(num_tokens, self.valid, "a copy takes what the row holds");
+        self.cells[..num_tokens as usize].to_vec()
+    }
+
+    /// Take over a copy.
+    pub(crate) fn paste(&mut self, head: &[Option<Seen>]) {
+        self.clear();
+        self.cells[..head.len()].copy_from_slice(head);
+        (self.valid, self.end) = (head.len() as u32, head.len() as u32);
+    }
+
+    /// Write neighbouring positions: the owner's next tokens, padding, or the one and then the
+    /// other. Position 0 starts a new owner, or fills a row that has none.
+    pub(crate) fn write(&mut self, start: u32, tokens: &[u32]) {
+        if start == 0 {
+            self.clear();
+            assert!(tokens[0] == PADDING || tokens[0] >= FIRST_NAME, "a prompt starts midway");
+        }
+        let known = tokens.iter().take_while(|&&token| token != PADDING).count();
+        assert!(start >= self.valid, "position {start} of {} is overwritten", self.valid);
+        assert!(known == 0 || start == self.end, "{start} does not follow {}", self.end);
+        assert!(tokens[known..].iter().all(|&it| it == PADDING), "tokens behind padding");
+        for (position, &token) in (start as usize..).zip(tokens) {
+            let before = position.checked_sub(1).and_then(|at| self.cells[at]);
+            let follows = token != PADDING && (position == 0 || before.is_some());
+            self.cells[position] = follows.then(|| Seen::after(before, token));
+        }
+        self.end = self.end.max(start + known as u32);
+    }
+
+    /// All positions up to this one, as attention sees them.
+    pub(crate) fn read(&self, position: u32) -> Vec<Seen> {
+        let mut before = None;
+        let cells = self.cells[..=position as usize].iter().enumerate();
+        cells
+            .map(|(at, cell)| {
+                let cell = cell.unwrap_or_else(|| panic!("position {at} is read and is junk"));
+                assert_eq!(cell, Seen::after(before, cell.token), "position {at} is stale");
+                before = Some(cell);
+                cell
+            })
+            .collect()
+    }
+
+    /// Fails unless the row starts with exactly these tokens, all of them written in order.
+    pub(crate) fn assert_holds(&self, tokens: &[u32]) {
+        let seen: Vec<u32> = self.read(tokens.len() as u32 - 1).iter().map(|it| it.token).collect();
+        assert_eq!(seen, tokens, "the row holds other tokens than its request");
+    }
+
+    /// The first positions stay, all others are junk.
+    pub(crate) fn keep(&mut self, num_tokens: u32) {
+        self.cells[num_tokens as usize..].fill(None);
+        (self.valid, self.end) = (num_tokens, num_tokens);
+    }
+
+    /// End of what was written and is not yet valid.
+    pub(crate) fn unsettled(&self) -> Option<u32> {
+        (self.end > self.valid).then_some(self.end)
+    }
+}

@@ -1,0 +1,225 @@
+//! The scheduler without its engine, one simulated runner per model, and what must come of it.
+
+use std::sync::Arc;
+
+use mlxspec_scheduler::action::{Action, StepPlan};
+use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::ids::{ModelId, RequestId};
+use mlxspec_scheduler::model::Event;
+use mlxspec_scheduler::request::{Finish, Request, RequestStats};
+use mlxspec_scheduler::scheduler::Scheduler;
+
+use super::script::{Script, Scripts, Wish, max_len};
+use super::{Fault, SimRunner};
+
+const STEP_MS: f32 = 1.0;
+
+/// A request as the test remembers it.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) script: Arc<Script>,
+    model: ModelId,
+    pub(crate) output: Vec<u32>,
+    sent: bool,
+    aborted: bool,
+    failing: bool,
+    pub(crate) end: Option<(Finish, RequestStats)>,
+}
+
+/// The scheduler, one simulated runner per model, and what must come of it.
+pub(crate) struct World {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) runners: Vec<SimRunner>,
+    pub(crate) requests: Vec<Tracked>,
+    now_ns: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Submit(usize, Wish),
+    Abort(usize),
+    Step,
+    FailStep(Fault),
+}
+
+impl World {
+    pub(crate) fn new(config: SchedulerConfig, shapes: &[ModelShape]) -> Self {
+        let scripts: Vec<Scripts> = shapes.iter().map(Scripts::new).collect();
+        let runners = shapes.iter().zip(scripts);
+        Self {
+            scheduler: Scheduler::new(config, shapes.len()),
+            runners: runners.map(|(shape, it)| SimRunner::new(shape.clone(), it)).collect(),
+            requests: Vec::new(),
+            now_ns: 0,
+        }
+    }
+
+    pub(crate) fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Submit(model, wish) => self.submit(model % self.runners.len(), wish),
+            Op::Abort(at) => {
+                self.abort(RequestId((at % self.requests.len().max(1)) as u64));
+            }
+            Op::Step => {
+                self.step(None);
+            }
+            Op::FailStep(fault) => {
+                self.step(Some(fault));
+            }
+        }
+        self.scheduler.check_integrity().unwrap();
+    }
+
+    /// Submit what the engine would let through.
+    pub(crate) fn submit(&mut self, at: usize, wish: Wish) {
+        if let Some(request) = self.prepare(at, wish) {
+            self.send(request);
+        }
+    }
+
+    /// A request with the next id, which may be sent after others with later ids.
+    pub(crate) fn prepare(&mut self, at: usize, wish: Wish) -> Option<Request> {
+        let runner = &self.runners[at];
+        let max_len = max_len(&runner.shape, wish)?;
+        let (number, model) = (self.requests.len(), ModelId(at as u32));
+        let script = runner.scripts.add(Script::new(number as u32, wish, max_len));
+        let id = RequestId(number as u64);
+        let request = Request::new(id, script.submission(model), max_len, self.now_ns);
+        self.requests.push(Tracked {
+            script,
+            model,
+            output: Vec::new(),
+            sent: false,
+            aborted: false,
+            failing: false,
+            end: None,
+        });
+        Some(request)
+    }
+
+    pub(crate) fn send(&mut self, request: Request) {
+        self.requests[request.id().0 as usize].sent = true;
+        let mut events = Vec::new();
+        self.scheduler.submit(request, &mut events);
+        self.take(events);
+    }
+
+    pub(crate) fn abort(&mut self, id: RequestId) -> bool {
+        let tracked = self.requests.get_mut(id.0 as usize);
+        let alive = tracked.is_some_and(|it| {
+            it.aborted |= it.end.is_none();
+            it.end.is_none()
+        });
+        let mut events = Vec::new();
+        let found = self.scheduler.abort(id, &mut events);
+        assert_eq!(found, alive, "an abort finds exactly those that have not ended");
+        assert_eq!(events.len(), usize::from(alive), "an abort ends its request, and once");
+        self.take(events);
+        found
+    }
+
+    /// One turn of the engine's loop; false when there was nothing to do.
+    pub(crate) fn step(&mut self, fault: Option<Fault>) -> bool {
+        self.now_ns += 1_000_000;
+        let mut events = Vec::new();
+        match self.scheduler.next_action(self.now_ns) {
+            Action::Load(id) => {
+                let shape = self.runners[id.0 as usize].shape.clone();
+                self.scheduler.loaded(id, Ok(shape), &mut events);
+            }
+            Action::Idle => {
+                assert!(self.scheduler.is_idle(), "idle, and requests wait");
+                return false;
+            }
+            Action::Step(plan) => match fault {
+                None => self.commit(&plan, &mut events),
+                Some(fault) => self.fail(&plan, fault, &mut events),
+            },
+        }
+        self.take(events);
+        true
+    }
+
+    fn commit(&mut self, plan: &StepPlan, events: &mut Vec<Event>) {
+        let runner = &mut self.runners[plan.model.0 as usize];
+        let mut oldest = self.requests.iter().filter(|it| it.model == plan.model);
+        let oldest = oldest.find(|it| it.sent && it.end.is_none()).map(|it| it.script.name);
+        let served = oldest.is_none_or(|oldest| runner.owners(plan).contains(&oldest));
+        assert!(served, "the oldest request stands still");
+        let outcome = runner.run(plan);
+        self.scheduler.commit(plan, &outcome, STEP_MS, events);
+    }
+
+    fn fail(&mut self, plan: &StepPlan, fault: Fault, events: &mut Vec<Event>) {
+        let runner = &mut self.runners[plan.model.0 as usize];
+        let owners = runner.owners(plan);
+        runner.run_and_fail(plan, fault);
+        self.scheduler.fail(plan, "out of memory", events);
+        assert_eq!(events.len(), owners.len(), "a failed step ends its requests, and only them");
+        for it in &mut self.requests {
+            it.failing |= owners.contains(&it.script.name);
+        }
+    }
+
+    fn take(&mut self, events: Vec<Event>) {
+        for event in events {
+            let it = &mut self.requests[event.request.0 as usize];
+            assert!(it.end.is_none(), "an event after the end");
+            assert!(event.end.is_some() || !event.tokens.is_empty(), "an event without news");
+            it.output.extend(event.tokens);
+            assert!(it.script.output().starts_with(&it.output), "not what it says alone");
+            if let Some(end) = event.end {
+                let drafted = &self.runners[it.model.0 as usize].drafted;
+                it.check_end(&end, drafted.get(&it.script.name).copied().unwrap_or_default());
+                it.end = Some(end);
+            }
+        }
+    }
+
+    /// Run to the end, in no more steps than the requests one after another would take.
+    pub(crate) fn drain(&mut self) {
+        let bound: u32 =
+            self.requests.iter().filter(|it| it.end.is_none()).map(Tracked::bound).sum();
+        let mut left = bound + 8;
+        while self.step(None) {
+            self.scheduler.check_integrity().unwrap();
+            left = left.checked_sub(1).expect("somebody starves");
+        }
+        assert!(self.requests.iter().all(|it| it.end.is_some()), "a request without an end");
+        assert_eq!(self.scheduler.num_requests(), (0, 0));
+        for model in self.scheduler.resident() {
+            assert_eq!(model.pool().num_free(), model.pool().total(), "blocks are lost");
+        }
+        assert!(self.runners.iter().all(|it| it.slabs.is_empty()), "a slab is left");
+    }
+}
+
+impl Tracked {
+    pub(crate) fn finish(&self) -> &Finish {
+        &self.end.as_ref().expect("the request has ended").0
+    }
+
+    pub(crate) fn stats(&self) -> &RequestStats {
+        &self.end.as_ref().expect("the request has ended").1
+    }
+
+    fn check_end(&self, (finish, stats): &(Finish, RequestStats), drafted: (u32, u32)) {
+        match finish {
+            Finish::Aborted => assert!(self.aborted, "nobody aborted it"),
+            Finish::Failed(text) => assert!(self.failing && text == "out of memory"),
+            Finish::Stop | Finish::Length => {
+                assert_eq!(self.output, self.script.output(), "output ends early");
+                assert_eq!(*finish, self.script.finish);
+            }
+        }
+        let kept = (0..).zip(&stats.accepted).map(|(kept, &times): (u32, _)| kept * times).sum();
+        assert_eq!((stats.num_draft_tokens, kept), drafted, "drafts are counted wrong");
+        assert!(self.script.speculate || drafted == (0, 0), "drafts that nobody wanted");
+    }
+
+    /// Steps it takes at most: prefill token by token, once per row it grows into, and decode.
+    fn bound(&self) -> u32 {
+        let len = self.script.tokens.len() as u32 + 64;
+        len * (len.div_ceil(256).next_power_of_two().ilog2() + 2)
+    }
+}
