@@ -53,7 +53,7 @@ impl Placed<'_> {
     }
 }
 
-/// Lay out the planned rows of one model.
+/// Lay out the planned rows of one model; `running` is in order of ids.
 pub fn lay_out(
     model: ModelId,
     rows: Vec<PlannedRow>,
@@ -196,13 +196,11 @@ impl Layout<'_> {
     /// Padding of a slot that does not decode: behind the tokens of its owner, if it has one. An
     /// owner that prefills in this step writes over it, as its rectangle comes later.
     fn push_padding(&mut self, slab: SlabId, slot: u32, width: u32) {
-        let row = Some(Row { slab, slot });
-        let owner = self.running.iter().find(|request| request.row == row);
-        let start = owner.map_or(0, |request| request.num_computed);
-        for offset in 0..width {
-            self.plan.tokens.push(0);
-            self.plan.positions.push(start + offset);
-        }
+        let owner = self.pool.slab(slab).and_then(|it| it.slots[slot as usize]);
+        let find = |id| self.running.binary_search_by_key(&id, |request| request.id).ok();
+        let start = owner.and_then(find).map_or(0, |index| self.running[index].num_computed);
+        self.plan.tokens.extend((0..width).map(|_| 0));
+        self.plan.positions.extend(start..start + width);
     }
 
     /// Attention of the rectangle sees all positions up to its last token.
