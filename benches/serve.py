@@ -27,7 +27,7 @@ from serving.figures import CONTENDERS, OFF, ON, PEER, Cell, Round
 from serving.prompts import KINDS, Kind, Messages, Prompts
 from serving.servers import Server, both_servers
 
-MAX_TOKENS: dict[Kind, int] = {"chat": 64, "copy": 160, "edit": 160}
+MAX_TOKENS: dict[Kind, int] = {"chat": 64, "copy": 96, "edit": 96}
 NO_SPECULATION: dict[str, Any] = {"speculative": {"enabled": False}}
 
 
@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--concurrency", nargs="+", type=_count, metavar="CLIENTS")
     parser.add_argument("--repeats", type=_count, help="counted rounds of each cell; default 3")
     parser.add_argument("--requests", type=_count, default=1, help="of each client, in turn")
-    parser.add_argument("--max-tokens", type=_count, help="default: 64 for chat, 160 for code")
+    parser.add_argument("--max-tokens", type=_count, help="default: 64 for chat, 96 for code")
     parser.add_argument("--quick", action="store_true", help="1 and 4 clients, 1 round, 48 tokens")
     parser.add_argument("--json", type=Path, help="where to write the raw values")
     options = parser.parse_args()

@@ -17,7 +17,7 @@ COPY: Final = "Repeat this code exactly:"
 EDIT: Final = (
     'Add one line with the comment "checked" at the top. Repeat the rest of this code exactly:'
 )
-LANGUAGES: Final = {".js": "javascript", ".ts": "typescript", ".c": "c"}
+LANGUAGES: Final = {".py": "python"}
 
 
 class Prompts:

@@ -46,7 +46,7 @@ def cell_lines(cell: Cell) -> str:
 
 
 def ratio_lines(cells: Sequence[Cell]) -> str:
-    """Ratios of tokens per second, whole and decode alone, median (least to most) over the rounds, and equal answers."""
+    """Ratios of tokens per second, median (least to most) over the rounds, and equal answers."""
     title = (
         f"{'kind':5} {'clients':>7}  {'on/mlx_lm':>19} {'on/off':>19} {'off/mlx_lm':>19} "
         f"{'decode on/mlx_lm':>19} {'decode on/off':>19}   same text on=off, on=mlx_lm"
@@ -82,7 +82,8 @@ def _line(cell: Cell, contender: str) -> str:
     accepted, cpu = figure("acceptance_length"), figure("client_cpu") or 0
     return (
         f"{cell.kind:5} {cell.clients:7}  {contender:12} {figure('tokens_per_second'):7.1f} "
-        f"{figure('decode_per_second'):8.1f} {figure('ttft_ms'):8.0f} {figure('gap_p50_ms'):8.1f} {figure('gap_p99_ms'):8.1f} "
+        f"{figure('decode_per_second'):8.1f} {figure('ttft_ms'):8.0f} "
+        f"{figure('gap_p50_ms'):8.1f} {figure('gap_p99_ms'):8.1f} "
         f"{'-' if accepted is None else f'{accepted:.2f}':>9} {cpu:10.1%}"
     )
 

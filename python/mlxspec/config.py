@@ -55,7 +55,7 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Speculative decoding: on or off for the server, longest draft in tokens."""
 
     enabled: bool = True
-    max_draft: Annotated[int, Meta(ge=1, le=64)] = 32
+    max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

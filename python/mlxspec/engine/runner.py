@@ -34,7 +34,7 @@ class DeviceShape(NamedTuple):
 
 DEVICE_SHAPES = {
     # Every token costs: no padding, attention over just the positions in use.
-    "cpu": DeviceShape(False, 16, 256, 48, 32),
+    "cpu": DeviceShape(False, 16, 256, 96, 32),
     # Launches cost more than tokens, and new shapes most: few shapes, padded to whole rows.
     "cuda": DeviceShape(True, 32, 2048, 256, 1 << 20),
     "metal": DeviceShape(True, 16, 1024, 128, 1 << 20),
