@@ -196,8 +196,8 @@ fn a_full_queue_refuses_until_somebody_ends() {
         (0..5).map(|number| running.submit(number, Wish::plain(8, 4)).unwrap().0).collect();
     at_gate.recv().unwrap();
     let error = running.submit(5, Wish::plain(8, 4)).unwrap_err();
-    assert_eq!(error, SubmitError::QueueFull { capacity: 3 });
-    assert!(error.to_string().contains("holds 3 requests"), "{error}");
+    assert_eq!(error, SubmitError::QueueFull { capacity: 5 });
+    assert!(error.to_string().contains("has 5 requests"), "{error}");
     running.engine.abort(ids[4]);
     // It is heard after this step, and heard of after the next.
     for _ in 0..2 {

@@ -12,7 +12,7 @@ pub const PAD_POSITIONS: u32 = 64;
 /// Limits chosen by the user; fixed for the life of the scheduler.
 #[derive(Debug, Clone)]
 pub struct SchedulerConfig {
-    /// Submissions that may wait in the inbox, and again in the scheduler's own queue.
+    /// Requests that may be in flight, over all models, beyond `max_running`; more are refused.
     pub max_waiting: usize,
     /// Requests of one model that hold a KV row at the same time.
     pub max_running: usize,
@@ -31,7 +31,8 @@ pub struct ModelShape {
     pub total_blocks: u32,
     /// Most rows per slab.
     pub slab_slots: u32,
-    /// Tokens in one step, at most (decode, drafts and prefill together).
+    /// Tokens in one step (decode, drafts and prefill together). Decoding rows all run, even if
+    /// they are more, and padding is not counted.
     pub step_tokens: u32,
     /// Prefill tokens in a step that also decodes.
     pub prefill_chunk: u32,

@@ -108,7 +108,7 @@ impl Engine {
         let max_len = self.check(&submission)?;
         let capacity = self.config.max_waiting + self.config.max_running;
         if self.in_flight.fetch_add(1, Ordering::AcqRel) >= capacity as u64 {
-            return Err(self.refuse(SubmitError::QueueFull { capacity: self.config.max_waiting }));
+            return Err(self.refuse(SubmitError::QueueFull { capacity }));
         }
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let num_prompt = submission.prompt.len() as u64;

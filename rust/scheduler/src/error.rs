@@ -5,10 +5,10 @@ use crate::ids::ModelId;
 /// Why a submission was refused. Nothing of it was kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// The bounded submission queue is full.
-    #[error("the queue holds {capacity} requests already: try again later or raise --max-waiting")]
+    /// As many requests are in flight as may run and wait together.
+    #[error("the server has {capacity} requests already: try again later or raise --max-waiting")]
     QueueFull {
-        /// Size of the queue.
+        /// That many.
         capacity: usize,
     },
     /// The scheduler is draining or has stopped.

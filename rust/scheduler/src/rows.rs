@@ -164,9 +164,9 @@ impl RowPool {
         })
     }
 
-    /// A new slab has as many slots as rows of its capacity run already, or are expected, so the
-    /// number of slabs stays logarithmic and at most half of all slots are empty. Fewer, when
-    /// blocks are short.
+    /// A new slab has as many slots as rows of its capacity run already, or are expected: the number
+    /// of slabs stays logarithmic, and when it is made at most half of all slots are empty. Fewer
+    /// slots, when blocks are short.
     fn create(&mut self, capacity: u32, expected: u32) -> Result<SlabId, NoRoom> {
         let per_row = ModelShape::row_blocks(capacity);
         let running: usize = self

@@ -27,7 +27,7 @@ macro_rules! counters {
 counters! {
     /// Requests accepted into the queue.
     requests_submitted,
-    /// Requests refused because the queue was full.
+    /// Requests refused because the queue was full or closed.
     requests_rejected,
     /// Requests that ended by a stop token or at their length.
     requests_finished,

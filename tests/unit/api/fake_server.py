@@ -1,5 +1,6 @@
 """A real server around the scripted engine: `python fake_server.py PORT DRAIN_SECONDS`."""
 
+import signal
 import sys
 
 from fake_engine import FakeEngine
@@ -21,5 +22,7 @@ def load() -> Litestar:
 
 
 if __name__ == "__main__":
+    # The tests themselves may run under nohup, which children inherit.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     port, drain_seconds = int(sys.argv[1]), float(sys.argv[2])
     serve(Config(server=ServerConfig(port=port, drain_seconds=drain_seconds)), load)

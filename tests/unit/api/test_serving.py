@@ -57,6 +57,14 @@ def _wait_until_ready(url: str) -> None:
             return
 
 
+def _wait_until_draining(url: str) -> None:
+    """Within the second that the stream under way takes to end."""
+    deadline = time.monotonic() + 0.8
+    while httpx.get(f"{url}/health/ready").status_code != 503:
+        assert time.monotonic() < deadline, "readiness does not tell of the drain"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_running_streams_finish_and_exits_zero(
     start: Start, signum: signal.Signals
@@ -66,8 +74,7 @@ def test_a_signal_lets_running_streams_finish_and_exits_zero(
         text = response.iter_text()
         seen = next(text)
         process.send_signal(signum)
-        time.sleep(0.2)
-        assert httpx.get(f"{url}/health/ready").status_code == 503
+        _wait_until_draining(url)
         assert httpx.get(f"{url}/health/live").status_code == 200
         assert httpx.post(url + CHAT, json=chat()).headers["retry-after"] == "5"
         seen += "".join(text)
