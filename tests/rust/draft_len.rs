@@ -306,3 +306,37 @@ fn survival_is_the_product_of_rates_and_ends_where_it_is_nothing() {
     assert!(valued.drafts.len() < 9 && valued.drafts.len() == valued.survival.len());
     assert!((1..).zip(&valued.survival).all(|(at, &chance)| near(chance, rate.powi(at))));
 }
+
+#[test]
+fn wrong_drafts_cost_a_request_no_more_than_its_credit() {
+    let mut controller = DraftLen::new(StepCost::new(&[(1, 10.0), (65, 74.0)], 0.0));
+    let base = base(1, 64, 0);
+    let (mut posterior, mut lost) = (Posterior::default(), 0.0);
+    for _ in 0..200 {
+        let mut candidates = vec![candidate(&[0.9; 64])];
+        controller.afford(&mut candidates, &[posterior.stake(0.9)], base);
+        let mut lens = Vec::new();
+        controller.choose(&candidates, base, &mut lens);
+        let cost = controller.price(base, lens[0] as u32, 1) * f32::from(u8::from(lens[0] > 0));
+        posterior.settle(cost, 0);
+        lost += cost;
+    }
+    assert!(lost > 0.5, "it gives drafts a chance: {lost}");
+    assert!(lost < 3.3, "and loses 1.2 tokens, and one in a hundred: {lost}");
+}
+
+#[test]
+fn right_drafts_are_soon_as_long_as_they_can_be() {
+    let mut controller = DraftLen::new(StepCost::new(&[(1, 10.0), (65, 74.0)], 0.0));
+    let base = base(1, 64, 0);
+    let (mut posterior, mut longest) = (Posterior::default(), Vec::new());
+    for _ in 0..4 {
+        let mut candidates = vec![candidate(&[0.95; 32])];
+        controller.afford(&mut candidates, &[posterior.stake(0.95)], base);
+        let mut lens = Vec::new();
+        controller.choose(&candidates, base, &mut lens);
+        posterior.settle(controller.price(base, lens[0] as u32, 1), lens[0]);
+        longest.push(lens[0]);
+    }
+    assert_eq!(longest.last(), Some(&32), "{longest:?}");
+}

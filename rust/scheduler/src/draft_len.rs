@@ -27,6 +27,12 @@ const PRIOR_WEIGHT: f32 = 8.0;
 const REQUEST_DECAY: f32 = 0.97;
 const MODEL_DECAY: f32 = 0.999;
 
+/// Time that a request may lose to wrong drafts, in tokens of plain decoding: at the start, more
+/// with every step, and at most, however much right ones have won.
+const FIRST_CREDIT: f32 = 1.2;
+const STEP_CREDIT: f32 = 0.01;
+const MOST_CREDIT: f32 = 6.0;
+
 /// Draft lengths of a padded rectangle: few, so that the device sees few shapes.
 pub(crate) const DRAFT_WIDTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
@@ -53,9 +59,32 @@ fn bucket(draft: &Draft) -> usize {
     by_match * PROB_BUCKETS + by_prob
 }
 
-/// Accepted and tried drafts, per bucket, of one request.
-#[derive(Debug, Clone, Default)]
-pub struct Posterior([(f32, f32); BUCKETS]);
+/// What one request has shown of itself: accepted and tried drafts, per bucket, and the time it
+/// may still lose to wrong ones, in tokens of plain decoding.
+#[derive(Debug, Clone)]
+pub struct Posterior {
+    buckets: [(f32, f32); BUCKETS],
+    credit: f32,
+}
+
+impl Default for Posterior {
+    fn default() -> Self {
+        Self { buckets: [(0.0, 0.0); BUCKETS], credit: FIRST_CREDIT }
+    }
+}
+
+impl Posterior {
+    /// What the request may put on a draft whose first token is accepted with this chance.
+    pub fn stake(&self, chance: f32) -> f32 {
+        self.credit * chance
+    }
+
+    /// A step is over: its draft took the time of `cost` tokens and brought `kept`. So a request
+    /// that is never drafted for rightly loses a few tokens' time, and hardly more as it goes on.
+    pub fn settle(&mut self, cost: f32, kept: usize) {
+        self.credit = (self.credit + STEP_CREDIT + kept as f32 - cost).min(MOST_CREDIT);
+    }
+}
 
 /// Chance that a draft token is accepted, given that all before it were.
 #[derive(Debug, Clone)]
@@ -81,7 +110,7 @@ impl Acceptance {
     pub fn rate(&self, posterior: &Posterior, draft: &Draft) -> f32 {
         let index = bucket(draft);
         let (kept, tried) = self.model[index];
-        let (own_kept, own_tried) = posterior.0[index];
+        let (own_kept, own_tried) = posterior.buckets[index];
         let prior = kept / tried.max(f32::EPSILON);
         (PRIOR_WEIGHT * prior + own_kept) / (PRIOR_WEIGHT + own_tried)
     }
@@ -93,7 +122,7 @@ impl Acceptance {
             let hit = if index < kept { 1.0 } else { 0.0 };
             let at = bucket(draft);
             decay_and_add(&mut self.model[at], MODEL_DECAY, hit);
-            decay_and_add(&mut posterior.0[at], REQUEST_DECAY, hit);
+            decay_and_add(&mut posterior.buckets[at], REQUEST_DECAY, hit);
         }
     }
 }
@@ -250,6 +279,37 @@ impl DraftLen {
     /// A controller with the costs measured at load.
     pub fn new(cost: StepCost) -> Self {
         Self { cost, acceptance: Acceptance::default(), parked_steps: 0, order: Vec::new() }
+    }
+
+    /// Cut each candidate to the drafts that its stake pays for, if they should all be wrong.
+    pub fn afford(&self, candidates: &mut [Candidate], stakes: &[f32], base: StepBase) {
+        let sharers = candidates.len() as f32;
+        for (candidate, &stake) in candidates.iter_mut().zip(stakes) {
+            let (mut affordable, mut most) = (0, candidate.survival.len());
+            while affordable < most {
+                let tried = (affordable + most).div_ceil(2);
+                let price = self.price(base, tried as u32, 1);
+                let own = if base.padded_slots > 0 { price / sharers } else { price };
+                if own <= stake {
+                    affordable = tried;
+                } else {
+                    most = tried - 1;
+                }
+            }
+            candidate.survival.truncate(affordable);
+        }
+    }
+
+    /// What drafts cost all rows together, in tokens of plain decoding: `drafts` of them in `rows`
+    /// rows, or, padded, that many in every row.
+    pub fn price(&self, base: StepBase, drafts: u32, rows: u32) -> f32 {
+        let plain = self.cost.ms(base.tokens, base.rects);
+        let drafting = if base.padded_slots > 0 {
+            self.cost.ms(base.tokens + base.padded_slots * drafts, base.rects)
+        } else {
+            self.cost.ms(base.tokens + drafts, base.rects + rows)
+        };
+        base.rows as f32 * (drafting - plain).max(0.0) / plain
     }
 
     /// Choose each candidate's number of drafts, written to `lens` in the candidates' order.

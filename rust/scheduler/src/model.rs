@@ -41,6 +41,8 @@ pub struct Model {
     /// Preemptions so far.
     pub(crate) num_preemptions: u64,
     lens: Vec<usize>,
+    /// What each draft of the step under way costs, in tokens of plain decoding.
+    draft_price: f32,
 }
 
 impl Model {
@@ -55,6 +57,7 @@ impl Model {
             running: Vec::new(),
             num_preemptions: 0,
             lens: Vec::new(),
+            draft_price: 0.0,
         }
     }
 
@@ -195,13 +198,13 @@ impl Model {
 
     /// Give decoding rows as many drafts as pay.
     fn draft(&mut self, rows: &mut [PlannedRow], max_draft: usize) {
-        let mut candidates = Vec::new();
-        let mut drafted = Vec::new();
+        let (mut candidates, mut stakes, mut drafted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, planned) in rows.iter().enumerate().filter(|(_, it)| it.samples) {
             let drafts = self.propose(planned, max_draft);
             let posterior = &self.running[planned.index].posterior;
             let candidate = Candidate::new(&self.draft_len.acceptance, posterior, drafts);
-            if !candidate.drafts.is_empty() {
+            if let Some(&chance) = candidate.survival.first() {
+                stakes.push(posterior.stake(chance));
                 candidates.push(candidate);
                 drafted.push(at);
             }
@@ -210,12 +213,27 @@ impl Model {
             return;
         }
         let mut lens = std::mem::take(&mut self.lens);
-        self.draft_len.choose(&candidates, self.step_base(rows), &mut lens);
+        let base = self.step_base(rows);
+        self.draft_len.afford(&mut candidates, &stakes, base);
+        self.draft_len.choose(&candidates, base, &mut lens);
+        self.draft_price = self.price_each(base, &lens);
         for ((candidate, &len), at) in candidates.iter_mut().zip(&lens).zip(drafted) {
             candidate.drafts.truncate(len);
             rows[at].drafts = std::mem::take(&mut candidate.drafts);
         }
         self.lens = lens;
+    }
+
+    /// What each of the chosen drafts costs, in tokens of plain decoding.
+    fn price_each(&self, base: StepBase, lens: &[usize]) -> f32 {
+        let total: usize = lens.iter().sum();
+        if total == 0 {
+            return 0.0;
+        }
+        let rows = lens.iter().filter(|&&len| len > 0).count() as u32;
+        let longest = lens.iter().copied().max().unwrap_or(0);
+        let drafts = if base.padded_slots > 0 { longest } else { total };
+        self.draft_len.price(base, drafts as u32, rows) / total as f32
     }
 
     /// What the request's own text suggests, cut at the row's end and the request's.
@@ -277,6 +295,8 @@ impl Model {
                     kept as usize,
                 );
             }
+            let cost = self.draft_price * planned.drafts.len() as f32;
+            request.posterior.settle(cost, kept as usize);
             let (taken, finish) = request.append(generated);
             let tokens = generated[..taken].to_vec();
             match finish {
