@@ -24,7 +24,7 @@ fn candidate(survival: &[f32]) -> Candidate {
 }
 
 fn base(rows: u32, budget: u32, padded_slots: u32) -> StepBase {
-    StepBase { rows, tokens: rows, rects: 1, budget, padded_slots }
+    StepBase { rows, tokens: rows, prefill: 0, rects: 1, budget, padded_slots }
 }
 
 fn choose(cost: &StepCost, candidates: &[Candidate], base: StepBase) -> Vec<usize> {
@@ -339,4 +339,13 @@ fn right_drafts_are_soon_as_long_as_they_can_be() {
         longest.push(lens[0]);
     }
     assert_eq!(longest.last(), Some(&32), "{longest:?}");
+}
+
+#[test]
+fn drafts_do_not_hide_behind_a_prompt_that_is_read_in_the_same_step() {
+    let controller = DraftLen::new(StepCost::new(&[(1, 10.0), (101, 510.0)], 0.0));
+    let alone = base(1, 64, 0);
+    let beside = StepBase { tokens: 97, prefill: 96, rects: 2, ..alone };
+    let (alone, beside) = (controller.price(alone, 4, 1), controller.price(beside, 4, 1));
+    assert!((alone - beside).abs() < 0.05, "{alone} alone, {beside} beside a prompt");
 }

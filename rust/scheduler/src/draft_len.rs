@@ -252,6 +252,8 @@ pub struct StepBase {
     pub rows: u32,
     /// Tokens in the step.
     pub tokens: u32,
+    /// Those of them that are of prompts.
+    pub prefill: u32,
     /// Rectangles in the step.
     pub rects: u32,
     /// Draft tokens that still fit.
@@ -303,11 +305,11 @@ impl DraftLen {
     /// What drafts cost all rows together, in tokens of plain decoding: `drafts` of them in `rows`
     /// rows, or, padded, that many in every row.
     pub fn price(&self, base: StepBase, drafts: u32, rows: u32) -> f32 {
-        let plain = self.cost.ms(base.tokens, base.rects);
+        let plain = self.plain_ms(base);
         let drafting = if base.padded_slots > 0 {
-            self.cost.ms(base.tokens + base.padded_slots * drafts, base.rects)
+            self.drafting_ms(base, base.padded_slots * drafts, base.rects)
         } else {
-            self.cost.ms(base.tokens + drafts, base.rects + rows)
+            self.drafting_ms(base, drafts, base.rects + rows)
         };
         base.rows as f32 * (drafting - plain).max(0.0) / plain
     }
@@ -352,7 +354,7 @@ impl DraftLen {
         for (index, &(chance, _, first)) in order.iter().enumerate() {
             expected += chance;
             rects += u32::from(first);
-            let rate = expected / self.cost.ms(base.tokens + index as u32 + 1, rects);
+            let rate = expected / self.drafting_ms(base, index as u32 + 1, rects);
             if rate > best_rate {
                 (best, best_rate) = (index + 1, rate);
             }
@@ -368,7 +370,7 @@ impl DraftLen {
             let padding = base.padded_slots * draft_len as u32;
             let drafted = candidates.iter().flat_map(|it| it.survival.iter().take(draft_len));
             let expected = base.rows as f32 + drafted.sum::<f32>();
-            let rate = expected / self.cost.ms(base.tokens + padding, base.rects);
+            let rate = expected / self.drafting_ms(base, padding, base.rects);
             if padding <= base.budget && rate > best_rate {
                 (best, best_rate) = (draft_len, rate);
             }
@@ -379,7 +381,23 @@ impl DraftLen {
     }
 
     fn rate_to_beat(&self, base: StepBase) -> f32 {
-        MIN_GAIN * base.rows as f32 / self.cost.ms(base.tokens, base.rects)
+        MIN_GAIN * base.rows as f32 / self.plain_ms(base)
+    }
+
+    /// What the step's rows would take to decode one token each. Prompts read in the same step make
+    /// it longer, but no draft cheaper: they are left out, lest drafts hide behind them.
+    fn plain_ms(&self, base: StepBase) -> f32 {
+        if base.prefill == 0 {
+            return self.cost.ms(base.tokens, base.rects);
+        }
+        self.cost.ms((base.tokens - base.prefill).max(base.rows), 1)
+    }
+
+    /// The same with `drafts` more tokens, in `rects` rectangles in all.
+    fn drafting_ms(&self, base: StepBase, drafts: u32, rects: u32) -> f32 {
+        let added =
+            self.cost.ms(base.tokens + drafts, rects) - self.cost.ms(base.tokens, base.rects);
+        self.plain_ms(base) + added
     }
 
     /// While nothing pays, try the likeliest draft token now and then, to notice when it would.

@@ -251,13 +251,15 @@ impl Model {
 
     fn step_base(&self, rows: &[PlannedRow]) -> StepBase {
         let tokens: u32 = rows.iter().map(|it| it.num_new).sum();
-        let prefills = rows.iter().filter(|it| it.num_new > 1).count() as u32;
+        let reading = || rows.iter().filter(|it| it.num_new > 1);
+        let (prefills, prefill) = (reading().count() as u32, reading().map(|it| it.num_new).sum());
         let decoding = rows.len() as u32 - prefills;
         let sampling = rows.iter().filter(|it| it.samples).count() as u32;
         let slots = decoding.next_power_of_two();
         StepBase {
             rows: sampling,
             tokens: if self.shape.padded { tokens - decoding + slots } else { tokens },
+            prefill,
             rects: prefills + u32::from(decoding > 0),
             budget: self.shape.step_tokens.saturating_sub(tokens),
             // A prefill that ends is drafted for, too.
