@@ -196,10 +196,12 @@ impl Model {
         }
     }
 
-    /// Give decoding rows as many drafts as pay.
+    /// Give decoding rows as many drafts as pay. A prompt's end says little about its answer's first
+    /// words: drafting there only delays the first token.
     fn draft(&mut self, rows: &mut [PlannedRow], max_draft: usize) {
         let (mut candidates, mut stakes, mut drafted) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, planned) in rows.iter().enumerate().filter(|(_, it)| it.samples) {
+        for (at, planned) in rows.iter().enumerate().filter(|(_, it)| it.num_new == 1 && it.samples)
+        {
             let drafts = self.propose(planned, max_draft);
             let posterior = &self.running[planned.index].posterior;
             let candidate = Candidate::new(&self.draft_len.acceptance, posterior, drafts);
@@ -262,8 +264,7 @@ impl Model {
             prefill,
             rects: prefills + u32::from(decoding > 0),
             budget: self.shape.step_tokens.saturating_sub(tokens),
-            // A prefill that ends is drafted for, too.
-            padded_slots: u32::from(self.shape.padded) * slots.max(sampling.next_power_of_two()),
+            padded_slots: u32::from(self.shape.padded) * slots,
         }
     }
 
