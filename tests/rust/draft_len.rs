@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
 
-use mlxspec_scheduler::draft_len::{
-    Acceptance, Candidate, DraftLen, Posterior, StepBase, StepCost,
-};
+use mlxspec_scheduler::acceptance::{Acceptance, Posterior};
+use mlxspec_scheduler::draft_len::{Candidate, DraftLen, StepBase};
+use mlxspec_scheduler::step_cost::StepCost;
 use mlxspec_scheduler::suffix::Draft;
 use proptest::prelude::*;
 

@@ -11,6 +11,7 @@
 //! The core is sans-IO: time is passed in, randomness is seeded, and nothing but [`py`] (behind the
 //! feature `python`) knows of Python.
 
+pub mod acceptance;
 pub mod action;
 pub mod batch;
 pub mod block_pool;
@@ -30,5 +31,6 @@ pub mod residency;
 pub mod rows;
 pub mod scheduler;
 pub mod stats;
+pub mod step_cost;
 pub mod suffix;
 pub mod sync;

@@ -6,12 +6,13 @@ use crate::action::{PlannedRow, StepOutcome, StepPlan};
 use crate::batch::form_batch;
 use crate::block_pool::BlockPool;
 use crate::config::{ModelShape, SchedulerConfig};
-use crate::draft_len::{Candidate, DraftLen, StepBase, StepCost};
+use crate::draft_len::{Candidate, DraftLen, StepBase};
 use crate::error::{IntegrityError, ensure};
 use crate::ids::{ModelId, RequestId, SlabId};
 use crate::layout::lay_out;
 use crate::request::{Finish, Request, RequestStats};
 use crate::rows::{KvOp, RowPool};
+use crate::step_cost::StepCost;
 use crate::suffix::Draft;
 
 /// Drafts less likely than this to be reached are not even proposed.

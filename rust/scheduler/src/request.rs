@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::draft_len::Posterior;
+use crate::acceptance::Posterior;
 use crate::ids::{ModelId, RequestId, Row};
 use crate::suffix::SuffixIndex;
 
