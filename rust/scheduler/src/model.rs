@@ -2,21 +2,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::action::{PlannedRow, StepOutcome, StepPlan};
+use crate::action::{StepOutcome, StepPlan};
 use crate::batch::form_batch;
 use crate::block_pool::BlockPool;
 use crate::config::{ModelShape, SchedulerConfig};
-use crate::draft_len::{Candidate, DraftLen, StepBase};
+use crate::drafting::{Drafting, UndraftedStep};
 use crate::error::{IntegrityError, ensure};
 use crate::ids::{ModelId, RequestId, SlabId};
 use crate::layout::lay_out;
 use crate::request::{Finish, Request, RequestStats};
 use crate::rows::{KvOp, RowPool};
-use crate::step_cost::StepCost;
-use crate::suffix::Draft;
-
-/// Drafts less likely than this to be reached are not even proposed.
-const MIN_PATH_PROB: f32 = 0.02;
 
 /// News of one request. The one with an `end` is its last.
 #[derive(Debug, PartialEq)]
@@ -38,12 +33,9 @@ pub struct Model {
     waiting: VecDeque<Request>,
     /// In order of arrival; preemption takes the last.
     running: Vec<Request>,
-    draft_len: DraftLen,
+    drafting: Drafting,
     /// Preemptions so far.
     pub(crate) num_preemptions: u64,
-    lens: Vec<usize>,
-    /// What each draft of the step under way costs, in tokens of plain decoding.
-    draft_price: f32,
 }
 
 impl Model {
@@ -52,13 +44,11 @@ impl Model {
         Self {
             id,
             rows: RowPool::new(shape.total_blocks, shape.slab_slots),
-            draft_len: DraftLen::new(StepCost::new(&shape.step_cost, shape.rect_cost)),
+            drafting: Drafting::new(&shape),
             shape,
             waiting: VecDeque::new(),
             running: Vec::new(),
             num_preemptions: 0,
-            lens: Vec::new(),
-            draft_price: 0.0,
         }
     }
 
@@ -130,7 +120,9 @@ impl Model {
         self.admit(config, now_ns);
         let mut rows = form_batch(&self.running, &self.shape);
         if config.speculation {
-            self.draft(&mut rows, config.max_draft);
+            let step =
+                UndraftedStep { running: &self.running, pool: &self.rows, shape: &self.shape };
+            self.drafting.draft(&mut rows, &step, config.max_draft);
         }
         if rows.is_empty() && !self.rows.has_ops() {
             return None;
@@ -197,78 +189,6 @@ impl Model {
         }
     }
 
-    /// Give decoding rows as many drafts as pay. A prompt's end says little about its answer's first
-    /// words: drafting there only delays the first token.
-    fn draft(&mut self, rows: &mut [PlannedRow], max_draft: usize) {
-        let (mut candidates, mut stakes, mut drafted) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, planned) in rows.iter().enumerate().filter(|(_, it)| it.num_new == 1 && it.samples)
-        {
-            let drafts = self.propose(planned, max_draft);
-            let posterior = &self.running[planned.index].posterior;
-            let candidate = Candidate::new(&self.draft_len.acceptance, posterior, drafts);
-            if let Some(&chance) = candidate.survival.first() {
-                stakes.push(posterior.stake(chance));
-                candidates.push(candidate);
-                drafted.push(at);
-            }
-        }
-        if candidates.is_empty() {
-            return;
-        }
-        let mut lens = std::mem::take(&mut self.lens);
-        let base = self.step_base(rows);
-        self.draft_len.afford(&mut candidates, &stakes, base);
-        self.draft_len.choose(&candidates, base, &mut lens);
-        self.draft_price = self.price_each(base, &lens);
-        for ((candidate, &len), at) in candidates.iter_mut().zip(&lens).zip(drafted) {
-            candidate.drafts.truncate(len);
-            rows[at].drafts = std::mem::take(&mut candidate.drafts);
-        }
-        self.lens = lens;
-    }
-
-    /// What each of the chosen drafts costs, in tokens of plain decoding.
-    fn price_each(&self, base: StepBase, lens: &[usize]) -> f32 {
-        let total: usize = lens.iter().sum();
-        if total == 0 {
-            return 0.0;
-        }
-        let rows = lens.iter().filter(|&&len| len > 0).count() as u32;
-        let longest = lens.iter().copied().max().unwrap_or(0);
-        let drafts = if base.padded_slots > 0 { longest } else { total };
-        self.draft_len.price(base, drafts as u32, rows) / total as f32
-    }
-
-    /// What the request's own text suggests, cut at the row's end and the request's.
-    fn propose(&self, planned: &PlannedRow, max_draft: usize) -> Vec<Draft> {
-        let request = &self.running[planned.index];
-        let (Some(suffix), Some(row)) = (&request.suffix, request.row) else {
-            return Vec::new();
-        };
-        let room = self.rows.capacity(row).saturating_sub(self.shape.row_need(request.len()));
-        let useful = request.num_remaining().saturating_sub(1);
-        let mut drafts = Vec::new();
-        suffix.draft(max_draft.min(room.min(useful) as usize), MIN_PATH_PROB, &mut drafts);
-        drafts
-    }
-
-    fn step_base(&self, rows: &[PlannedRow]) -> StepBase {
-        let tokens: u32 = rows.iter().map(|it| it.num_new).sum();
-        let reading = || rows.iter().filter(|it| it.num_new > 1);
-        let (prefills, prefill) = (reading().count() as u32, reading().map(|it| it.num_new).sum());
-        let decoding = rows.len() as u32 - prefills;
-        let sampling = rows.iter().filter(|it| it.samples).count() as u32;
-        let slots = decoding.next_power_of_two();
-        StepBase {
-            rows: sampling,
-            tokens: if self.shape.padded { tokens - decoding + slots } else { tokens },
-            prefill,
-            rects: prefills + u32::from(decoding > 0),
-            budget: self.shape.step_tokens.saturating_sub(tokens),
-            padded_slots: u32::from(self.shape.padded) * slots,
-        }
-    }
-
     /// Take in what a step brought: tokens, finished requests, what drafts and steps cost.
     pub fn commit(
         &mut self,
@@ -291,16 +211,7 @@ impl Model {
             let first = sampler.first as usize;
             let generated = &outcome.tokens[first..=first + kept as usize];
             request.num_computed += kept;
-            if !planned.drafts.is_empty() {
-                request.stats.count_draft(planned.drafts.len(), kept as usize);
-                self.draft_len.acceptance.observe(
-                    &mut request.posterior,
-                    &planned.drafts,
-                    kept as usize,
-                );
-            }
-            let cost = self.draft_price * planned.drafts.len() as f32;
-            request.posterior.settle(cost, kept as usize);
+            self.drafting.settle(request, &planned.drafts, kept as usize);
             let (taken, finish) = request.append(generated);
             let tokens = generated[..taken].to_vec();
             match finish {
@@ -312,9 +223,7 @@ impl Model {
             let request = self.running.remove(index);
             self.end(request, tokens, finish, events);
         }
-        if plan.rows.iter().all(|it| it.num_new == 1) && !plan.rows.is_empty() {
-            self.draft_len.cost.observe(plan.tokens.len() as u32, plan.rects.len() as u32, ms);
-        }
+        self.drafting.observe_cost(plan, ms);
     }
 
     /// A step failed: its requests end, and no KV that it may have touched, or failed to make, is
