@@ -1,4 +1,4 @@
-"""Every refusal, in OpenAI's error shape: all four keys, on every route."""
+"""Every refusal, on every route, in the form that the route's dialect gives its errors."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,35 +8,20 @@ from litestar.connection import Request
 from litestar.exceptions import HTTPException
 from litestar.response import Response
 from litestar.types import ExceptionHandlersMap
-from msgspec import Struct
 
+import mlxspec.api.anthropic.error as anthropic
+import mlxspec.api.openai.error as openai
+from mlxspec.api.error_form import ErrorForm
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.stream import encode
 from mlxspec.errors import BadRequestError, MlxspecError
 
 logger = structlog.get_logger("mlxspec.api")
 
+FORMS = (("/v1/messages", anthropic.FORM),)
+"""The routes of dialects other than OpenAI's, whose form all others have."""
+
 INTERNAL_TEXT = "internal error: the server's log has the details under this answer's x-request-id"
-
-
-class ErrorObject(Struct, frozen=True):
-    """OpenAI's error object; clients need all four keys, null or not."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(Struct, frozen=True):
-    """The whole body of a refusal, and the last frame of a stream that broke."""
-
-    error: ErrorObject
-
-    @classmethod
-    def of(cls, error: MlxspecError) -> "ErrorBody":
-        """What a client is told of a typed error."""
-        return cls(ErrorObject(error.message, error.type, error.param, error.code))
 
 
 class UnknownRouteError(BadRequestError):
@@ -90,7 +75,7 @@ def refuse(
 ) -> Response[bytes]:
     """Answer a typed error; its code goes into the request's log line."""
     Exchange.of(request).facts["error"] = error.code
-    return _respond(error, dict(headers or {}))
+    return _respond(error, form_of(request.scope["path"]), dict(headers or {}))
 
 
 def confess(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -104,13 +89,18 @@ def internal_error(request_id: str, error: Exception) -> MlxspecError:
     return MlxspecError(INTERNAL_TEXT)
 
 
-def _respond(error: MlxspecError, headers: dict[str, str]) -> Response[bytes]:
+def form_of(path: str) -> ErrorForm:
+    """The form of errors on a route."""
+    return next((form for prefix, form in FORMS if path.startswith(prefix)), openai.FORM)
+
+
+def _respond(error: MlxspecError, form: ErrorForm, headers: dict[str, str]) -> Response[bytes]:
     """The HTTP answer to a typed error, with `Retry-After` where a retry may help."""
     if error.retry_after is not None or error.status in {429, 503}:
         headers["Retry-After"] = str(max(1, error.retry_after or 1))
     return Response(
-        content=encode(ErrorBody.of(error)),
-        status_code=error.status,
+        content=encode(form.body(error)),
+        status_code=form.status(error),
         headers=headers,
         media_type="application/json",
     )

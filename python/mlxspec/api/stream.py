@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar.response import Stream
 
+import mlxspec.api.openai.error as openai
+from mlxspec.api.error_form import ErrorForm
 from mlxspec.api.ports import GenerationLike
 from mlxspec.engine.request import Delta
-from mlxspec.errors import EngineError, UnavailableError
+from mlxspec.errors import EngineError, MlxspecError, UnavailableError
 
 encode = msgspec.json.Encoder().encode
 """The one encoder of all answers."""
@@ -25,10 +27,18 @@ class Framing(NamedTuple):
     """Sent after the last object of a stream that went well."""
     keepalive: bytes
     """Sent while no token comes; empty where the format has no comments."""
+    errors: ErrorForm = openai.FORM
+    named: bool = False
+    """Each object's `type` is also the name of its event."""
 
-    def frame(self, value: msgspec.Struct) -> bytes:
+    def frame(self, value: Any) -> bytes:
         """One object, framed."""
-        return self.prefix + encode(value) + self.suffix
+        name = b"event: %s\n" % value.type.encode() if self.named else b""
+        return name + self.prefix + encode(value) + self.suffix
+
+    def error(self, error: MlxspecError) -> bytes:
+        """The last frame of a stream that broke."""
+        return self.frame(self.errors.body(error))
 
 
 SSE = Framing("text/event-stream", b"data: ", b"\n\n", b"data: [DONE]\n\n", b": keepalive\n\n")

@@ -22,16 +22,19 @@ class StopStrings:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._held = ""
+        self.matched: str | None = None
+        """The stop string that was completed."""
 
     def push(self, text: str) -> tuple[str, bool]:
         """Take new text; returns text safe to send, and whether a stop string was completed."""
         if not self._stops:
             return text, False
         pending = self._held + text
-        found = [at for at in map(pending.find, self._stops) if at >= 0]
+        found = [(at, stop) for stop in self._stops if (at := pending.find(stop)) >= 0]
         if found:
             self._held = ""
-            return pending[: min(found)], True
+            at, self.matched = min(found)
+            return pending[:at], True
         keep = max(_overlap(pending, stop) for stop in self._stops)
         self._held = pending[len(pending) - keep :]
         return pending[: len(pending) - keep], False

@@ -117,6 +117,7 @@ class Generation:
             text="".join(pieces),
             num_tokens=self._completion_tokens - start,
             finish_reason=finish,
+            stop=self._stop.matched,
         )
 
     @property

@@ -42,6 +42,8 @@ class Delta(Struct, frozen=True, kw_only=True):
     text: str
     num_tokens: int
     finish_reason: FinishReason | None = None
+    stop: str | None = None
+    """The stop string that ended the text, if one did."""
 
 
 class Usage(Struct, frozen=True, kw_only=True):

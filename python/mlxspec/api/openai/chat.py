@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from msgspec import UNSET, Struct, UnsetType
 
+from mlxspec.api.answer import Completed
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai import refusals
@@ -26,7 +27,7 @@ from mlxspec.api.openai.schema import (
     ChatDelta,
     TokenUsage,
 )
-from mlxspec.api.openai.wording import Completed, Metrics
+from mlxspec.api.openai.wording import Metrics
 from mlxspec.engine.request import FinishReason
 
 DECODER = msgspec.json.Decoder(ChatParams)

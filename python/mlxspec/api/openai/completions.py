@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from msgspec import UNSET, Struct, UnsetType
 
+from mlxspec.api.answer import Completed
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai import refusals
@@ -18,7 +19,7 @@ from mlxspec.api.openai.answer import Answerer
 from mlxspec.api.openai.convert import completion_requests
 from mlxspec.api.openai.params import CompletionParams
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
-from mlxspec.api.openai.wording import Completed, Metrics
+from mlxspec.api.openai.wording import Metrics
 from mlxspec.engine.request import FinishReason, GenerationRequest
 from mlxspec.errors import BadRequestError
 

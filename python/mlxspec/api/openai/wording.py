@@ -5,18 +5,12 @@ from typing import Protocol
 
 from msgspec import Struct, UnsetType
 
+from mlxspec.api.answer import Completed
 from mlxspec.api.openai.schema import TokenUsage
 from mlxspec.engine.request import FinishReason, RequestMetrics
 
 Metrics = RequestMetrics | None
 """Of the one generation; None if an answer has several."""
-
-
-class Completed(Struct, frozen=True):
-    """A whole generated text and why it ended."""
-
-    text: str
-    finish_reason: FinishReason
 
 
 class Wording(Protocol):

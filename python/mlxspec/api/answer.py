@@ -1,0 +1,89 @@
+"""What the answers of all dialects share: generations opened, then a whole body or frames."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from litestar.connection import Request
+from litestar.response import Response, Stream
+from msgspec import Struct
+
+from mlxspec.api.disconnect import unless_client_leaves
+from mlxspec.api.errors import internal_error
+from mlxspec.api.exchange import Exchange
+from mlxspec.api.no_tokens import NoTokens
+from mlxspec.api.ports import EngineLike, GenerationLike
+from mlxspec.api.stream import Framing, check_end, encode, lost_request, stream_response
+from mlxspec.engine.request import FinishReason, GenerationRequest
+from mlxspec.errors import MlxspecError
+
+
+class Completed(Struct, frozen=True):
+    """A whole generated text and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
+
+
+async def open_generation(
+    engine: EngineLike, request: Request[Any, Any, Any], wanted: GenerationRequest
+) -> GenerationLike:
+    """Queue a request that ends with its exchange; raises what `submit` raises."""
+    generation: GenerationLike
+    if wanted.max_tokens == 0:
+        one_token = msgspec.structs.replace(wanted, max_tokens=1)
+        generation = NoTokens(await engine.submit(one_token))
+    else:
+        generation = await engine.submit(wanted)
+    Exchange.of(request).hold(generation)
+    return generation
+
+
+async def complete(generation: GenerationLike) -> Completed:
+    """The generation's text once it has ended; raises `check_end`'s errors."""
+    texts = []
+    async for delta in generation:
+        texts.append(check_end(delta).text)
+        if delta.finish_reason:
+            return Completed("".join(texts), delta.finish_reason, delta.stop)
+    raise lost_request()
+
+
+async def send_whole(
+    request: Request[Any, Any, Any], answer: Coroutine[Any, Any, Struct]
+) -> Response[bytes]:
+    """The answer as one JSON body; a client that leaves ends the work for it."""
+    body = await unless_client_leaves(answer, request.receive)
+    return Response(content=encode(body), media_type="application/json")
+
+
+def send_stream(
+    request: Request[Any, Any, Any], chunks: AsyncGenerator[Struct | None], framing: Framing
+) -> Stream:
+    """The chunks as frames; None stands for a sign of life while no token comes."""
+    return stream_response(_frames(chunks, framing, Exchange.of(request)), framing)
+
+
+async def _frames(
+    chunks: AsyncGenerator[Struct | None], framing: Framing, exchange: Exchange
+) -> AsyncIterator[bytes]:
+    """The chunks' bytes; an error becomes the last frame, since the status is long sent."""
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if chunk is not None:
+                    yield framing.frame(chunk)
+                elif framing.keepalive:
+                    yield framing.keepalive
+        if framing.end:
+            yield framing.end
+    except MlxspecError as error:
+        exchange.facts["error"] = error.code
+        yield framing.error(error)
+    except Exception as error:  # noqa: BLE001 - it is logged, with its traceback
+        yield framing.error(internal_error(exchange.id, error))
+    finally:
+        exchange.release()
