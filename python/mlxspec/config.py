@@ -3,9 +3,10 @@
 The environment is read here and nowhere else.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +18,13 @@ from mlxspec.errors import ConfigError
 CONFIG_ENV = "MLXSPEC_CONFIG_JSON"
 """Carries the whole resolved configuration from the command line to the server's worker."""
 
+MIN_KEY_LENGTH = 16
+
 Positive = Annotated[int, Meta(ge=1)]
+HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://(\*|[A-Za-z0-9._:\[\]-]+))$")]
+"""A web page's origin, `scheme://*` for all of a scheme, or `*` for all there are."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 Tree = dict[str, Any]
 """A configuration before it is checked: sections of keys, as a TOML file gives it."""
@@ -30,7 +37,26 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
     max_body_bytes: Positive = 4 << 20
+    tls_cert: str | None = None
+    tls_key: str | None = None
     log_level: LogLevel = "info"
+
+
+class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may talk to the server: keys, and the hosts and web pages beyond its own.
+
+    key_sha256 is the hash of the one key that `MLXSPEC_API_KEY` gives.
+    """
+
+    key_file: str | None = None
+    key_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
+
+    @property
+    def wants_key(self) -> bool:
+        """Whether requests need a key."""
+        return self.key_file is not None or self.key_sha256 is not None
 
 
 class SchedulerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,6 +96,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration, checked once and passed whole."""
 
     server: ServerConfig = ServerConfig()
+    access: AccessConfig = AccessConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     kv: KVConfig = KVConfig()
     speculation: SpeculationConfig = SpeculationConfig()
@@ -148,6 +175,12 @@ def load_file(path: Path) -> Tree:
     return tree
 
 
+def default_key_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where `mlxspec key` keeps API keys unless told otherwise."""
+    base = environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "mlxspec" / "keys.json"
+
+
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Where pulled and imported models live: `MLXSPEC_HOME`, else the user's cache folder."""
     if home := environ.get("MLXSPEC_HOME"):
@@ -162,6 +195,10 @@ _VARIABLES: Final = {
     "MLXSPEC_DRAIN_SECONDS": ("server", "drain_seconds"),
     "MLXSPEC_MAX_BODY_BYTES": ("server", "max_body_bytes"),
     "MLXSPEC_LOG_LEVEL": ("server", "log_level"),
+    "MLXSPEC_TLS_CERT": ("server", "tls_cert"),
+    "MLXSPEC_TLS_KEY": ("server", "tls_key"),
+    "MLXSPEC_KEY_FILE": ("access", "key_file"),
+    "MLXSPEC_API_KEY": ("access", "key_sha256"),
     "MLXSPEC_MAX_WAITING": ("scheduler", "max_waiting"),
     "MLXSPEC_MAX_RUNNING": ("scheduler", "max_running"),
     "MLXSPEC_STEP_TOKENS": ("scheduler", "step_tokens"),
@@ -173,13 +210,30 @@ _VARIABLES: Final = {
 """Each variable and the section and key that it sets."""
 
 
+def _hash_key(text: str) -> str:
+    """A key's hash: its text goes no further than here, not even into an error."""
+    if len(text) < MIN_KEY_LENGTH:
+        raise ConfigError(
+            f"a key needs at least {MIN_KEY_LENGTH} characters: 'mlxspec key create' makes one"
+        )
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+_PARSERS: Final[dict[str, Callable[[str], str | int]]] = {
+    "memory_bytes": parse_size,
+    "key_sha256": _hash_key,
+}
+"""Keys whose variable is written otherwise than in a file."""
+
+
 def _parse(variable: str, section: str, key: str, text: str) -> Any:
     """Turn a variable's text into its key's type."""
     try:
-        raw: str | int = parse_size(text) if key == "memory_bytes" else text
+        raw: str | int = _PARSERS[key](text) if key in _PARSERS else text
         config = msgspec.convert({section: {key: raw}}, Config, strict=False)
     except (msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"{variable}={text}: {error}") from None
+        shown = variable if key == "key_sha256" else f"{variable}={text}"
+        raise ConfigError(f"{shown}: {error}") from None
     return getattr(getattr(config, section), key)
 
 

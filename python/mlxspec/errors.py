@@ -62,6 +62,36 @@ class ModelImportError(MlxspecError):
     code = "model_not_convertible"
 
 
+class AuthenticationError(MlxspecError):
+    """No key was sent, or none that is in force."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDeniedError(MlxspecError):
+    """The key is good, but not for this route."""
+
+    status = 403
+    type = "permission_error"
+    code = "permission_denied"
+
+
+class ForeignOriginError(PermissionDeniedError):
+    """The request names a host that is not ours, or comes from a page that may not ask."""
+
+    code = "foreign_origin"
+
+
+class RateLimitError(MlxspecError):
+    """The key's own limits are used up; try again after `retry_after` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class QueueFullError(MlxspecError):
     """The submission queue is full; try again after `retry_after` seconds."""
 

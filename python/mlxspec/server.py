@@ -10,9 +10,9 @@ Granian runs a parent that owns the signals and a worker that owns the models.
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Callable
 from math import ceil
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,12 +25,12 @@ from granian.log import LogLevels
 from granian.server.common import AbstractServer
 from litestar import Litestar
 
+from mlxspec.address import check_exposure, url_of, with_port
 from mlxspec.api.app import create_app
 from mlxspec.api.drain import Drain
 from mlxspec.api.log import configure_logging
 from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
-from mlxspec.errors import ConfigError
 from mlxspec.model.backend import prepare
 
 MAX_CONNECTIONS = 4096
@@ -63,7 +63,7 @@ def signalled_app(engine: EngineLike, config: Config) -> Litestar:
 
     def listen() -> None:
         signals.take()
-        logger.info("listening", url=f"http://{_address(config)}")
+        logger.info("listening", url=url_of(config))
 
     app.on_startup.append(listen)
     return app
@@ -75,12 +75,15 @@ def serve(config: Config, load: Callable[[], Litestar] = load_app) -> None:
     `load` makes the app inside the worker: a module-level function, as it may be pickled.
     Raises ConfigError if nobody can listen there, SystemExit(1) if the worker keeps failing.
     """
-    config = _with_port(config)
+    check_exposure(config)
+    config = with_port(config)
     os.environ.update(config.to_env())
     server = Granian(
         "mlxspec",
         address=config.server.host,
         port=config.server.port,
+        ssl_cert=_path(config.server.tls_cert),
+        ssl_key=_path(config.server.tls_key),
         interface=Interfaces.ASGI,
         workers=1,
         http=HTTPModes.http1,
@@ -136,6 +139,10 @@ class WorkerSignals:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
 def _take_parent_signals(server: AbstractServer[Any], *, take_hangup: bool) -> None:
     """Stop on a first signal, kill on a second; a lost terminal is a signal like the others.
 
@@ -154,26 +161,3 @@ def _take_parent_signals(server: AbstractServer[Any], *, take_hangup: bool) -> N
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop if take_hangup else signal.SIG_IGN)
-
-
-def _with_port(config: Config) -> Config:
-    """Check that the address is free, and choose a port where 0 asks for any.
-
-    Granian binds with SO_REUSEPORT on Linux and would share a taken port without a word.
-    """
-    family = socket.AF_INET6 if ":" in config.server.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.server.host, config.server.port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {_address(config)}: {error.strerror}: choose another port"
-            ) from None
-        server = msgspec.structs.replace(config.server, port=probe.getsockname()[1])
-    return msgspec.structs.replace(config, server=server)
-
-
-def _address(config: Config) -> str:
-    host = config.server.host
-    return f"[{host}]:{config.server.port}" if ":" in host else f"{host}:{config.server.port}"

@@ -1,5 +1,6 @@
 """A really started server with the demo model, as a user would start it."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -44,7 +45,12 @@ def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     command = [sys.executable, "-m", "mlxspec", "serve", "demo", "--port", url.rpartition(":")[2]]
     limits = ["--max-running", str(MAX_RUNNING), "--max-waiting", str(MAX_WAITING)]
     with log.open("wb") as sink:
-        process = subprocess.Popen([*command, *limits], stdout=sink, stderr=sink)
+        process = subprocess.Popen(
+            [*command, *limits],
+            stdout=sink,
+            stderr=sink,
+            env=os.environ | {"XDG_CONFIG_HOME": str(log.parent)},  # not this machine's own keys
+        )
     try:
         wait_until_ready(process, url, log)
         yield url

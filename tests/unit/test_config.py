@@ -1,5 +1,6 @@
 """Configuration: what wins over what, and that every wrong key is named."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,22 @@ def test_wrong_variables_are_named(environ: dict[str, str], said: str):
 def test_wrong_files_are_refused_by_key(tmp_path: Path, text: str, said: str):
     with pytest.raises(ConfigError, match=said):
         resolve({}, toml(tmp_path, text), {})
+
+
+def test_a_key_in_the_environment_is_hashed_and_never_shown():
+    access = resolve({}, None, {"MLXSPEC_API_KEY": "a-long-enough-secret"}).access
+    assert access.key_sha256 == hashlib.sha256(b"a-long-enough-secret").hexdigest()
+    with pytest.raises(ConfigError, match="16 characters") as short:
+        resolve({}, None, {"MLXSPEC_API_KEY": "too-short"})
+    assert "too-short" not in str(short.value)
+
+
+@pytest.mark.parametrize(
+    "origin", ["example.org", "https://", "https://*.evil", "https://a*", "**"]
+)
+def test_an_origin_is_exact_or_a_whole_scheme(origin: str):
+    with pytest.raises(ConfigError, match="allowed_origins"):
+        resolve({"access": {"allowed_origins": [origin]}}, None, {})
 
 
 def test_a_section_that_is_no_table_loses_to_one_that_is(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from litestar import Litestar
 
+from mlxspec.api.access.gate import make_gate
 from mlxspec.api.admin.health import health_routes
 from mlxspec.api.admin.metrics import metrics_route
 from mlxspec.api.drain import Drain
@@ -47,5 +48,5 @@ def create_app(
         openapi_config=None,
     )
     # Litestar's own middleware sits behind its router and never sees unknown routes.
-    app.asgi_handler = ExchangeMiddleware(app.asgi_handler, metrics)
+    app.asgi_handler = ExchangeMiddleware(make_gate(app.asgi_handler, config), metrics)
     return app

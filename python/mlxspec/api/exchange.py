@@ -9,6 +9,7 @@ import structlog
 from litestar.connection import Request
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlxspec.api.access.key import ApiKey
 from mlxspec.api.ports import GenerationLike
 from mlxspec.metrics import ServerMetrics
 
@@ -26,6 +27,8 @@ class Exchange:
         self.id = uuid.uuid4().hex
         self.facts: dict[str, Any] = {}
         """Ids, sizes and times for the log line. Never text of a prompt or an answer."""
+        self.caller: ApiKey | None = None
+        """Whose key it was; None where no key is wanted."""
         self._started = time.perf_counter()
         self._metrics = metrics
         self._generations: list[GenerationLike] = []

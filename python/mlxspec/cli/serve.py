@@ -10,12 +10,15 @@ import msgspec
 import rich_click as click
 
 from mlxspec import __version__
+from mlxspec.address import check_exposure
 from mlxspec.cli.size import Size
-from mlxspec.config import Config, ModelConfig, Tree, resolve
+from mlxspec.config import Config, ModelConfig, Tree, default_key_file, resolve
 from mlxspec.errors import ConfigError, UnavailableError
 
 _PLACES: Final = {
     "host": "server", "port": "server", "log_level": "server", "drain_seconds": "server",
+    "tls_cert": "server", "tls_key": "server",
+    "key_file": "access", "allowed_hosts": "access", "allowed_origins": "access",
     "max_running": "scheduler", "max_waiting": "scheduler",
     "step_tokens": "scheduler", "prefill_chunk": "scheduler",
     "memory_bytes": "kv",
@@ -31,6 +34,19 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option("--model", "more_models", multiple=True, metavar="MODEL", help="A model to serve.")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: 8080]")
+@click.option(
+    "--key-file", type=click.Path(), help="API keys of 'mlxspec key create'; then one is needed."
+)
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+    help="A name under which clients reach this server.",
+)  # fmt: skip
+@click.option(
+    "--allowed-origin", "allowed_origins", multiple=True, metavar="ORIGIN",
+    help="A web page's origin that may use this server.",
+)  # fmt: skip
+@click.option("--tls-cert", type=click.Path(), help="Certificate chain, in PEM.")
+@click.option("--tls-key", type=click.Path(), help="The certificate's private key, in PEM.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file.")
 @click.option(
     "--no-speculation", "enabled", flag_value=False, type=bool, default=None,
@@ -58,8 +74,9 @@ def command(
 
     Without MODEL, the only model on this machine is served.
     """
-    config = resolve(_tree(flags), file)
+    config = _with_keys(resolve(_tree(flags), file))
     config = _with_models(config, (*models, *more_models), context_length)
+    check_exposure(config)
     click.echo(_welcome(config))
     from mlxspec.server import serve
 
@@ -70,9 +87,17 @@ def _tree(flags: dict[str, Any]) -> Tree:
     """Only the flags that were given, in their sections."""
     tree: Tree = {}
     for key, value in flags.items():
-        if value is not None:
+        if value not in (None, ()):
             tree.setdefault(_PLACES[key], {})[key] = value
     return tree
+
+
+def _with_keys(config: Config) -> Config:
+    """Whoever has made keys wants them asked for: their usual file counts if it is there."""
+    if config.access.wants_key or not default_key_file().exists():
+        return config
+    access = msgspec.structs.replace(config.access, key_file=str(default_key_file()))
+    return msgspec.structs.replace(config, access=access)
 
 
 def _with_models(config: Config, sources: tuple[str, ...], context_length: int | None) -> Config:
@@ -124,12 +149,13 @@ def _pull_demo() -> None:
 def _welcome(config: Config) -> str:
     """What to try; the server's log says when it listens, and on which port if any would do."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.server.host, config.server.host)  # noqa: S104
-    url = f"http://{host}:{config.server.port}"
+    url = f"{'https' if config.server.tls_cert else 'http'}://{host}:{config.server.port}"
+    key = " -H 'authorization: Bearer KEY'" if config.access.wants_key else ""
     first = config.models[0].id
     body = {"model": first, "messages": [{"role": "user", "content": "Hello"}]}
     return (
         f"mlxspec {__version__} serves {', '.join(model.id for model in config.models)} "
         f"at {url}/v1\n\n"
-        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} \\\n"
         f"    -d '{json.dumps(body)}'\n"
     )

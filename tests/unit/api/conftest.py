@@ -6,6 +6,7 @@ import pytest
 from fake_engine import FakeEngine
 from litestar import Litestar
 from litestar.testing import TestClient
+from wire import LOCAL
 
 from mlxspec.api.app import create_app
 from mlxspec.config import Config
@@ -26,5 +27,5 @@ def app(engine: FakeEngine) -> Litestar:
 @pytest.fixture
 def client(app: Litestar) -> Iterator[TestClient[Litestar]]:
     """A client of the running app."""
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, LOCAL, raise_server_exceptions=False) as client:
         yield client

@@ -7,7 +7,7 @@ from fake_engine import FakeCounters, FakeEngine
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
-from wire import CHAT, assert_error, chat
+from wire import CHAT, LOCAL, assert_error, chat
 
 from mlxspec import __version__
 from mlxspec.api.app import create_app
@@ -123,6 +123,6 @@ def test_polling_is_logged_at_debug_only(client: TestClient[Any]) -> None:
 
 def test_the_engine_lives_as_long_as_the_app(engine: FakeEngine) -> None:
     config = Config(server=ServerConfig(drain_seconds=3.0))
-    with TestClient(create_app(engine, config)):
+    with TestClient(create_app(engine, config), LOCAL):
         assert engine.log == ["start"]
     assert engine.log == ["start", "stop after 3.0"]

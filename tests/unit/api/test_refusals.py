@@ -7,7 +7,7 @@ import pytest
 from fake_engine import FakeEngine
 from litestar import Litestar
 from litestar.testing import TestClient
-from wire import CHAT, COMPLETIONS, assert_error, chat, completion
+from wire import CHAT, COMPLETIONS, LOCAL, assert_error, chat, completion
 
 from mlxspec.api.app import create_app
 from mlxspec.config import Config, ServerConfig
@@ -146,7 +146,7 @@ def test_broken_bodies_are_the_clients_fault(
 
 def test_a_large_body_is_413_with_the_limit(engine: FakeEngine) -> None:
     app = create_app(engine, Config(server=ServerConfig(max_body_bytes=1000)))
-    with TestClient(app) as client:
+    with TestClient(app, LOCAL) as client:
         content = "x" * 1000
         body = chat(messages=[{"role": "user", "content": content}])
         assert "1000 bytes" in assert_error(client.post(CHAT, json=body), 413)
@@ -199,6 +199,6 @@ def test_a_bug_is_500_and_shows_nothing_of_itself(
 
 
 def test_an_app_without_engine_errors_never_leaks_litestars_shape(app: Litestar) -> None:
-    with TestClient(app) as client:
+    with TestClient(app, LOCAL) as client:
         response = client.get("/health", headers={"host": "bad host"})
         assert_error(response, 400, code="invalid_request")

@@ -7,6 +7,9 @@ from typing import Any
 
 from litestar import Litestar
 
+LOCAL = "http://127.0.0.1"
+"""A host that the server answers as."""
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
@@ -63,6 +66,7 @@ class Peer:
         self._body = json.dumps(body).encode()
         self._body_sent = False
         self._left = asyncio.Event()
+        self.headers = [(b"host", b"127.0.0.1")]
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -73,7 +77,7 @@ class Peer:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [],
+            "headers": self.headers,
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8080),
             "state": {},

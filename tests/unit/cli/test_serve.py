@@ -9,13 +9,14 @@ from click.testing import CliRunner, Result
 
 from mlxspec.cli import cli
 from mlxspec.cli import serve as serve_verb
-from mlxspec.config import Config
+from mlxspec.config import AccessConfig, Config
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """What the server was started with; it is not really started."""
     configs: list[Config] = []
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")  # this machine's own keys are not ours
     server = ModuleType("mlxspec.server")
     server.serve = configs.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlxspec.server", server)
@@ -40,7 +41,8 @@ def test_every_flag_reaches_its_place(served: list[Config], store_home: Path, ti
         tiny_model, "--host", "::1", "--port", 9, "--no-speculation", "--max-draft", 7,
         "--max-running", 3, "--max-waiting", 4, "--step-tokens", 5, "--prefill-chunk", 6,
         "--kv-memory", "1GiB", "--context-length", 64, "--log-level", "debug",
-        "--drain-seconds", 0.5,
+        "--drain-seconds", 0.5, "--allowed-host", "a.example", "--allowed-origin", "https://b",
+        "--key-file", "keys.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (config,) = served
@@ -50,6 +52,9 @@ def test_every_flag_reaches_its_place(served: list[Config], store_home: Path, ti
     assert (config.scheduler.max_running, config.scheduler.max_waiting) == (3, 4)
     assert (config.scheduler.step_tokens, config.scheduler.prefill_chunk) == (5, 6)
     assert config.kv.memory_bytes == 1 << 30
+    assert config.access == AccessConfig(
+        key_file="keys.json", allowed_hosts=("a.example",), allowed_origins=("https://b",)
+    )
     (model,) = config.models
     assert (model.id, model.source) == (tiny_model.name, str(tiny_model))
     assert model.context_length == 64
@@ -80,12 +85,12 @@ def test_flags_win_over_the_environment_and_the_file(
 ):
     file = tmp_path / "c.toml"
     file.write_text(
-        f'[server]\nport = 1\nhost = "f"\n[[models]]\nid = "a"\nsource = "{tiny_model}"\n'
+        f'[server]\nport = 1\nhost = "localhost"\n[[models]]\nid = "a"\nsource = "{tiny_model}"\n'
     )
     monkeypatch.setenv("MLXSPEC_PORT", "2")
-    monkeypatch.setenv("MLXSPEC_HOST", "e")
+    monkeypatch.setenv("MLXSPEC_HOST", "127.0.0.2")
     serve("--config", file, "--port", 3)
-    assert (served[0].server.port, served[0].server.host) == (3, "e")
+    assert (served[0].server.port, served[0].server.host) == (3, "127.0.0.2")
     assert [model.id for model in served[0].models] == ["a"]
 
 
@@ -157,3 +162,22 @@ def test_preparing_to_serve_does_not_import_mlx(store_home: Path, tiny_model: Pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_open_without_a_key_is_refused_before_anything_starts(
+    served: list[Config], tiny_model: Path
+):
+    result = serve(tiny_model, "--host", "0.0.0.0")
+    assert result.exit_code == 1
+    assert "mlxspec key create" in result.stderr
+    assert served == []
+
+
+def test_keys_in_their_usual_file_are_asked_for(
+    served: list[Config], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert CliRunner().invoke(cli, ["key", "create", "laptop"]).exit_code == 0
+    result = serve(tiny_model, "--host", "0.0.0.0")
+    assert served[0].access.key_file == str(tmp_path / "mlxspec" / "keys.json")
+    assert "authorization: Bearer KEY" in result.output
