@@ -5,6 +5,7 @@ from litestar import Litestar
 from mlxspec.api.access.gate import make_gate
 from mlxspec.api.admin.health import health_routes
 from mlxspec.api.admin.metrics import metrics_route
+from mlxspec.api.anthropic.messages import messages_routes
 from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
 from mlxspec.api.exchange import ExchangeMiddleware
@@ -37,6 +38,7 @@ def create_app(
         route_handlers=[
             chat_route(answerer),
             completions_route(answerer),
+            *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
             *health_routes(engine),
             metrics_route(metrics),

@@ -75,7 +75,7 @@ def refuse(
 ) -> Response[bytes]:
     """Answer a typed error; its code goes into the request's log line."""
     Exchange.of(request).facts["error"] = error.code
-    return _respond(error, form_of(request.scope["path"]), dict(headers or {}))
+    return _respond(error, form_of(request), dict(headers or {}))
 
 
 def confess(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -89,8 +89,11 @@ def internal_error(request_id: str, error: Exception) -> MlxspecError:
     return MlxspecError(INTERNAL_TEXT)
 
 
-def form_of(path: str) -> ErrorForm:
-    """The form of errors on a route."""
+def form_of(request: Request[Any, Any, Any]) -> ErrorForm:
+    """The form of errors on a route, for a client."""
+    if anthropic.VERSION in request.headers:
+        return anthropic.FORM
+    path = request.scope["path"]
     return next((form for prefix, form in FORMS if path.startswith(prefix)), openai.FORM)
 
 

@@ -3,7 +3,14 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from mlxspec.engine.request import Delta, GenerationRequest, ModelCard, RequestMetrics, Usage
+from mlxspec.engine.request import (
+    Delta,
+    GenerationRequest,
+    Message,
+    ModelCard,
+    RequestMetrics,
+    Usage,
+)
 from mlxspec.metrics import CountersLike
 
 
@@ -58,4 +65,8 @@ class EngineLike(Protocol):
 
     async def submit(self, request: GenerationRequest) -> GenerationLike:
         """Render, tokenise and queue; raises MlxspecError when the request is refused."""
+        ...
+
+    async def tokenize(self, model: str, prompt: list[Message] | str) -> list[int]:
+        """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError."""
         ...

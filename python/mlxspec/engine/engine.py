@@ -19,7 +19,7 @@ from msgspec import Struct
 from mlxspec import _scheduler
 from mlxspec.config import Config
 from mlxspec.engine.generation import End, Generation
-from mlxspec.engine.request import GenerationRequest, ModelCard
+from mlxspec.engine.request import GenerationRequest, Message, ModelCard
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import (
@@ -150,19 +150,31 @@ class Engine:
         Raises ModelNotFoundError, ContextLengthError, BadRequestError, QueueFullError or
         UnavailableError; nothing is kept of a refused request.
         """
-        index = self._index.get(request.model)
+        index = self._find(request.model)
+        tokenizer = self._tokenizer(index)
+        prompt = await asyncio.to_thread(tokenizer.encode, request.prompt)
+        return self._submit(request, index, tokenizer, prompt)
+
+    async def tokenize(self, model: str, prompt: list[Message] | str) -> list[int]:
+        """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError."""
+        return await asyncio.to_thread(self._tokenizer(self._find(model)).encode, prompt)
+
+    def _find(self, model: str) -> int:
+        index = self._index.get(model)
         if index is None:
             served = ", ".join(self._index) or "none"
             raise ModelNotFoundError(
-                f"model {request.model!r} is not served here: use one of {served}", param="model"
+                f"model {model!r} is not served here: use one of {served}", param="model"
             )
+        return index
+
+    def _tokenizer(self, index: int) -> Tokenizer:
         model = self._models[index]
         if model.error is not None:
             raise UnavailableError(f"model {model.id!r} is not available: {model.error}")
         if model.tokenizer is None:
             raise self._still_loading(model)
-        prompt = await asyncio.to_thread(model.tokenizer.encode, request.prompt)
-        return self._submit(request, index, model.tokenizer, prompt)
+        return model.tokenizer
 
     def _submit(
         self, request: GenerationRequest, index: int, tokenizer: Tokenizer, prompt: list[int]

@@ -9,6 +9,7 @@ from mlxspec.engine.request import (
     Delta,
     FinishReason,
     GenerationRequest,
+    Message,
     ModelCard,
     RequestMetrics,
     SpeculationMetrics,
@@ -67,9 +68,12 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
 class FakeGeneration:
     """Plays its script; remembers that it was closed, and whether it had ended by then."""
 
-    def __init__(self, script: Sequence[Step], finish: FinishReason | None) -> None:
+    def __init__(
+        self, script: Sequence[Step], finish: FinishReason | None, stop: str | None
+    ) -> None:
         self._script = script
         self._finish = finish
+        self._stop = stop
         self._num_tokens = 0
         self._aborted = asyncio.Event()
         self.waiting = asyncio.Event()
@@ -94,7 +98,7 @@ class FakeGeneration:
                 return
         self.ended = True
         if self._finish is not None:
-            yield Delta(text="", num_tokens=0, finish_reason=self._finish)
+            yield Delta(text="", num_tokens=0, finish_reason=self._finish, stop=self._stop)
 
     async def _wait(self, step: asyncio.Event | float) -> None:
         waits = [
@@ -138,6 +142,7 @@ class FakeEngine:
     ) -> None:
         self.script = script
         self.finish = finish
+        self.stopped_by: str | None = None
         self.refusal: MlxspecError | Exception | None = None
         self.requests: list[GenerationRequest] = []
         self.generations: list[FakeGeneration] = []
@@ -176,6 +181,12 @@ class FakeEngine:
     def counters(self) -> FakeCounters:
         return FakeCounters()
 
+    async def tokenize(self, model: str, prompt: list[Message] | str) -> list[int]:
+        """One token a word of the text, or a message."""
+        if model not in self.states:
+            raise ModelNotFoundError(f"model {model} is not served here", param="model")
+        return list(range(len(prompt.split() if isinstance(prompt, str) else prompt)))
+
     async def submit(self, request: GenerationRequest) -> FakeGeneration:
         await asyncio.sleep(0)
         if self.refusal is not None:
@@ -183,7 +194,7 @@ class FakeEngine:
         if request.model not in self.states:
             raise ModelNotFoundError(f"model {request.model} is not served here", param="model")
         self.requests.append(request)
-        generation = FakeGeneration(self.script, self.finish)
+        generation = FakeGeneration(self.script, self.finish, self.stopped_by)
         self.generations.append(generation)
         self.accepted.put_nowait(generation)
         return generation

@@ -7,6 +7,9 @@ from msgspec import Struct
 from mlxspec.api.error_form import ErrorForm
 from mlxspec.errors import MlxspecError
 
+VERSION = "anthropic-version"
+"""The header that tells Anthropic's clients from others on the paths that both have."""
+
 OVERLOADED = 529
 """Anthropic's own status for a server with too much to do."""
 

@@ -1,5 +1,6 @@
 """From OpenAI's request fields to the engine's `GenerationRequest`s."""
 
+from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.openai.params import ChatMessage, ChatParams, CommonParams, CompletionParams
 from mlxspec.engine.request import GenerationRequest, Message, SamplingParams
 from mlxspec.errors import BadRequestError
@@ -7,9 +8,7 @@ from mlxspec.errors import BadRequestError
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's documented default of /v1/completions; chats run to the end of the context."""
 
-MAX_TOKENS = 2**31 - 1
 MAX_PROMPTS = 64
-MAX_STOP_BYTES = 256
 
 
 def chat_request(params: ChatParams) -> GenerationRequest:
@@ -36,8 +35,8 @@ def _request(
         model=params.model,
         prompt=prompt,
         sampling=_sampling(params),
-        max_tokens=None if max_tokens is None else min(max_tokens, MAX_TOKENS),
-        stop=_stop(params.stop),
+        max_tokens=num_tokens(max_tokens),
+        stop=stop_strings(_stops(params), "stop"),
         ignore_eos=bool(params.ignore_eos),
         speculative=params.speculative is None or params.speculative.enabled,
     )
@@ -49,20 +48,12 @@ def _sampling(params: CommonParams) -> SamplingParams:
         top_p=1.0 if params.top_p is None else params.top_p,
         top_k=max(0, params.top_k or 0),
         min_p=params.min_p or 0.0,
-        # Clients send any integer, negative ones too; the engine's seeds have 64 bits, unsigned.
-        seed=None if params.seed is None else params.seed % 2**64,
+        seed=seed(params.seed),
     )
 
 
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    for text in strings:
-        num_bytes = len(text.encode())
-        if not 0 < num_bytes <= MAX_STOP_BYTES:
-            raise BadRequestError(
-                f"a stop string has {num_bytes} bytes: send 1 to {MAX_STOP_BYTES}", param="stop"
-            )
-    return strings
+def _stops(params: CommonParams) -> list[str]:
+    return [params.stop] if isinstance(params.stop, str) else params.stop or []
 
 
 def _message(message: ChatMessage, at: int) -> Message:

@@ -1,10 +1,16 @@
 """GET /v1/models and /v1/models/{id}; ids may contain slashes."""
 
+from typing import Any
+
 from litestar import get
+from litestar.connection import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.response import Response
+from msgspec import Struct
 
+import mlxspec.api.anthropic.models as anthropic
+from mlxspec.api.anthropic.error import VERSION
 from mlxspec.api.openai.schema import Model, ModelList
 from mlxspec.api.ports import EngineLike
 from mlxspec.api.stream import encode
@@ -16,17 +22,20 @@ def models_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     """The handlers that show one engine's models."""
 
     @get("/v1/models", sync_to_thread=False)
-    def list_models() -> Response[bytes]:
-        """All configured models, loaded or not."""
+    def list_models(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """All configured models, loaded or not, in the words of the client's dialect."""
+        if VERSION in request.headers:
+            return _json(anthropic.model_page(engine.models()))
         return _json(ModelList(data=[_model(card) for card in engine.models()]))
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False)
-    def show_model(model_id: FromPath[str]) -> Response[bytes]:
+    def show_model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[bytes]:
         """One model; ModelNotFoundError (404) if it is not served here."""
         wanted = model_id.removeprefix("/")
         for card in engine.models():
             if card.id == wanted:
-                return _json(_model(card))
+                in_anthropics = VERSION in request.headers
+                return _json(anthropic.model_info(card) if in_anthropics else _model(card))
         raise ModelNotFoundError(
             f"model {wanted} is not served here: see GET /v1/models", param="model"
         )
@@ -40,5 +49,5 @@ def _model(card: ModelCard) -> Model:
     )
 
 
-def _json(value: Model | ModelList) -> Response[bytes]:
+def _json(value: Struct) -> Response[bytes]:
     return Response(content=encode(value), media_type="application/json")

@@ -4,12 +4,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-Unit = Annotated[float, Meta(ge=0, le=1)]
+from mlxspec.api.bounds import Name, NumTokens, Temperature, TokenId, TopK, Unit
+
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-NumTokens = Annotated[int, Meta(ge=0)]
-TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 Copies = Annotated[int, Meta(ge=1, le=128)]
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
 StopStrings = str | Annotated[list[str], Meta(max_length=8)]
 
 
@@ -35,9 +33,9 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     """What chat and text completions share. Clients send null for "default" in any field."""
 
     model: Name
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Unit | None = None
-    top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
+    top_k: TopK | None = None
     min_p: Unit | None = None
     seed: int | None = None
     max_tokens: NumTokens | None = None

@@ -1,0 +1,53 @@
+"""Anthropic's request bodies: the fields we act on. All others are accepted and ignored."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from mlxspec.api.bounds import Name, NumTokens, Temperature, TopK, Unit
+
+
+class Block(Struct, frozen=True, kw_only=True):
+    """One content block of a message, whatever its type."""
+
+    type: Name
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: "str | list[Block] | None" = None
+
+
+class InputMessage(Struct, frozen=True, kw_only=True):
+    """One turn of the conversation."""
+
+    role: Name
+    content: str | list[Block]
+
+
+class ToolChoice(Struct, frozen=True):
+    """Whether the model must call a tool."""
+
+    type: Name
+
+
+class CountParams(Struct, frozen=True, kw_only=True):
+    """Body of POST /v1/messages/count_tokens: what makes a prompt."""
+
+    model: Name
+    messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=2048)]
+    system: str | list[Block] | None = None
+
+
+class MessagesParams(CountParams, frozen=True, kw_only=True):
+    """Body of POST /v1/messages. Clients may send null for "default"."""
+
+    max_tokens: NumTokens
+    temperature: Temperature | None = None
+    top_p: Unit | None = None
+    top_k: TopK | None = None
+    stop_sequences: Annotated[list[str], Meta(max_length=16)] | None = None
+    stream: bool | None = None
+    tool_choice: ToolChoice | None = None
