@@ -14,8 +14,8 @@ from mlxspec.api.errors import internal_error
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.no_tokens import NoTokens
 from mlxspec.api.ports import EngineLike, GenerationLike
-from mlxspec.api.stream import Framing, check_end, encode, lost_request, stream_response
-from mlxspec.engine.request import FinishReason, GenerationRequest
+from mlxspec.api.stream import Framing, check_end, encode, lost_request, merge, stream_response
+from mlxspec.engine.request import Delta, FinishReason, GenerationRequest
 from mlxspec.errors import MlxspecError
 
 
@@ -42,6 +42,13 @@ async def open_generation(
     return generation
 
 
+async def deltas(generation: GenerationLike, idle_seconds: float) -> AsyncGenerator[Delta | None]:
+    """One generation's deltas, and None after each idle interval; raises `check_end`'s errors."""
+    async with aclosing(merge([generation], idle_seconds)) as indexed:
+        async for news in indexed:
+            yield None if news is None else news[1]
+
+
 async def complete(generation: GenerationLike) -> Completed:
     """The generation's text once it has ended; raises `check_end`'s errors."""
     texts = []
@@ -52,12 +59,16 @@ async def complete(generation: GenerationLike) -> Completed:
     raise lost_request()
 
 
+def send_json(answer: Struct) -> Response[bytes]:
+    """The answer as one JSON body."""
+    return Response(content=encode(answer), media_type="application/json")
+
+
 async def send_whole(
     request: Request[Any, Any, Any], answer: Coroutine[Any, Any, Struct]
 ) -> Response[bytes]:
-    """The answer as one JSON body; a client that leaves ends the work for it."""
-    body = await unless_client_leaves(answer, request.receive)
-    return Response(content=encode(body), media_type="application/json")
+    """The answer once it is there; a client that leaves ends the work for it."""
+    return send_json(await unless_client_leaves(answer, request.receive))
 
 
 def send_stream(

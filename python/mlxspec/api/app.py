@@ -9,6 +9,7 @@ from mlxspec.api.anthropic.messages import messages_routes
 from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
 from mlxspec.api.exchange import ExchangeMiddleware
+from mlxspec.api.ollama.routes import ollama_routes
 from mlxspec.api.openai.answer import Answerer
 from mlxspec.api.openai.chat import chat_route
 from mlxspec.api.openai.completions import completions_route
@@ -40,6 +41,7 @@ def create_app(
             completions_route(answerer),
             *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
+            *ollama_routes(engine, keepalive_seconds),
             *health_routes(engine),
             metrics_route(metrics),
         ],

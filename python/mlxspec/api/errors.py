@@ -10,6 +10,7 @@ from litestar.response import Response
 from litestar.types import ExceptionHandlersMap
 
 import mlxspec.api.anthropic.error as anthropic
+import mlxspec.api.ollama.error as ollama
 import mlxspec.api.openai.error as openai
 from mlxspec.api.error_form import ErrorForm
 from mlxspec.api.exchange import Exchange
@@ -18,7 +19,7 @@ from mlxspec.errors import BadRequestError, MlxspecError
 
 logger = structlog.get_logger("mlxspec.api")
 
-FORMS = (("/v1/messages", anthropic.FORM),)
+FORMS = (("/v1/messages", anthropic.FORM), ("/api/", ollama.FORM))
 """The routes of dialects other than OpenAI's, whose form all others have."""
 
 INTERNAL_TEXT = "internal error: the server's log has the details under this answer's x-request-id"

@@ -33,6 +33,11 @@ class Exchange:
         self._metrics = metrics
         self._generations: list[GenerationLike] = []
 
+    @property
+    def elapsed_seconds(self) -> float:
+        """Time since the request came."""
+        return time.perf_counter() - self._started
+
     @classmethod
     def of(cls, request: Request[Any, Any, Any]) -> "Exchange":
         """The exchange that `ExchangeMiddleware` opened for this request."""
@@ -62,7 +67,7 @@ class Exchange:
             route=route,
             status=status,
             bytes_out=num_bytes,
-            duration_ms=round((time.perf_counter() - self._started) * 1e3, 1),
+            duration_ms=round(self.elapsed_seconds * 1e3, 1),
             **self.facts,
         )
 

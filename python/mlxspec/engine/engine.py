@@ -29,6 +29,7 @@ from mlxspec.errors import (
     QueueFullError,
     UnavailableError,
 )
+from mlxspec.model.store import StoredModel, describe
 
 log = structlog.get_logger()
 
@@ -73,6 +74,22 @@ class ServedModel:
         self.context_length: int | None = None
         self.error: str | None = None
         self.tokenizer: Tokenizer | None = None
+        self.stored: StoredModel | None = None
+        """What its folder says of it, once read."""
+
+    def card(self) -> ModelCard:
+        """What clients see of it now."""
+        stored, tokenizer = self.stored, self.tokenizer
+        return ModelCard(
+            id=self.id,
+            created=self.created,
+            state="failed" if self.error else self.state,
+            context_length=self.context_length,
+            num_bytes=stored.num_bytes if stored else 0,
+            model_type=stored.model_type if stored else "unknown",
+            dtype=stored.dtype if stored else "unknown",
+            chat_template=tokenizer.chat_template if tokenizer else "",
+        )
 
 
 class Engine:
@@ -102,8 +119,10 @@ class Engine:
         asyncio.get_running_loop().add_reader(self._scheduler.wake_fd, self._on_wake)
         self._thread.start()
         for model, config in zip(self._models, self._config.models, strict=True):
+            folder = Path(config.source)
             try:
-                model.tokenizer = await asyncio.to_thread(Tokenizer.load, Path(config.source))
+                model.stored = await asyncio.to_thread(describe, model.id, folder)
+                model.tokenizer = await asyncio.to_thread(Tokenizer.load, folder)
             except Exception:
                 log.exception("tokenizer failed to load", model=model.id)
                 model.error = "its tokenizer failed to load, see the server's log"
@@ -121,15 +140,7 @@ class Engine:
         asyncio.get_running_loop().remove_reader(self._scheduler.wake_fd)
 
     def models(self) -> list[ModelCard]:
-        return [
-            ModelCard(
-                id=model.id,
-                created=model.created,
-                state="failed" if model.error else model.state,
-                context_length=model.context_length,
-            )
-            for model in self._models
-        ]
+        return [model.card() for model in self._models]
 
     def ready(self) -> bool:
         """All models are in memory and nobody asked to stop."""

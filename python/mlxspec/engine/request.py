@@ -79,6 +79,9 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
     speculative_decoding: SpeculationMetrics | None
 
 
+Capability = Literal["completion"]
+
+
 class ModelCard(Struct, frozen=True, kw_only=True):
     """A served model as clients see it."""
 
@@ -86,3 +89,9 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     created: int
     state: Literal["loading", "resident", "failed"]
     context_length: int | None
+    num_bytes: int = 0
+    """Of its weights on disk."""
+    model_type: str = "unknown"
+    dtype: str = "unknown"
+    chat_template: str = ""
+    capabilities: tuple[Capability, ...] = ("completion",)

@@ -19,6 +19,7 @@ class Tokenizer:
     def __init__(self, wrapper: TokenizerWrapper) -> None:
         self._wrapper = wrapper
         self._fast: FastTokenizer = wrapper.backend_tokenizer
+        self.chat_template = str(wrapper.chat_template or "")
         self.stop_tokens: list[int] = sorted(wrapper.eos_token_ids)
 
     @classmethod

@@ -168,7 +168,16 @@ class FakeEngine:
 
     def models(self) -> list[ModelCard]:
         return [
-            ModelCard(id=name, created=1_700_000_000, state=state, context_length=4096)  # type: ignore[arg-type]
+            ModelCard(
+                id=name,
+                created=1_700_000_000,
+                state=state,  # type: ignore[arg-type]
+                context_length=4096,
+                num_bytes=1000,
+                model_type="llama",
+                dtype="4-bit",
+                chat_template="{{ messages }}",
+            )
             for name, state in self.states.items()
         ]
 

@@ -8,7 +8,7 @@ from litestar.connection import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
-from mlxspec.api.answer import open_generation, send_stream, send_whole
+from mlxspec.api.answer import open_generation, send_json, send_stream, send_whole
 from mlxspec.api.anthropic.convert import messages_request, prompt_messages
 from mlxspec.api.anthropic.params import CountParams, MessagesParams
 from mlxspec.api.anthropic.schema import TokenCount
@@ -16,7 +16,6 @@ from mlxspec.api.anthropic.wording import FRAMING, MessageWording
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.ports import EngineLike
-from mlxspec.api.stream import encode
 
 MESSAGES = msgspec.json.Decoder(MessagesParams)
 COUNT = msgspec.json.Decoder(CountParams)
@@ -42,6 +41,6 @@ def messages_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRo
         """How many tokens a conversation's prompt has; nothing is generated."""
         params = await read_json(request, COUNT)
         tokens = await engine.tokenize(params.model, prompt_messages(params))
-        return Response(content=encode(TokenCount(len(tokens))), media_type="application/json")
+        return send_json(TokenCount(len(tokens)))
 
     return [create_message, count_tokens]

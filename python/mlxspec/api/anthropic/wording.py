@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from msgspec import Struct
 
-from mlxspec.api.answer import complete
+from mlxspec.api.answer import complete, deltas
 from mlxspec.api.anthropic.error import FORM
 from mlxspec.api.anthropic.schema import (
     Answer,
@@ -22,7 +22,7 @@ from mlxspec.api.anthropic.schema import (
     TextDelta,
 )
 from mlxspec.api.ports import GenerationLike
-from mlxspec.api.stream import Framing, encode, merge
+from mlxspec.api.stream import Framing, encode
 from mlxspec.engine.request import FinishReason
 
 PING = b"event: ping\ndata: " + encode(Ping()) + b"\n\n"
@@ -55,12 +55,11 @@ class MessageWording(Struct, frozen=True):
         """The answer's events in order; None where the client should hear that we live."""
         yield self._start(generation)
         blocks = Blocks()
-        async with aclosing(merge([generation], idle_seconds)) as deltas:
-            async for indexed in deltas:
-                if indexed is None:
+        async with aclosing(deltas(generation, idle_seconds)) as news:
+            async for delta in news:
+                if delta is None:
                     yield None
                     continue
-                _, delta = indexed
                 for event in blocks.text(delta.text):
                     yield event
                 if delta.finish_reason:

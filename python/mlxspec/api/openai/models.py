@@ -7,13 +7,12 @@ from litestar.connection import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.response import Response
-from msgspec import Struct
 
 import mlxspec.api.anthropic.models as anthropic
+from mlxspec.api.answer import send_json
 from mlxspec.api.anthropic.error import VERSION
 from mlxspec.api.openai.schema import Model, ModelList
 from mlxspec.api.ports import EngineLike
-from mlxspec.api.stream import encode
 from mlxspec.engine.request import ModelCard
 from mlxspec.errors import ModelNotFoundError
 
@@ -25,8 +24,8 @@ def models_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     def list_models(request: Request[Any, Any, Any]) -> Response[bytes]:
         """All configured models, loaded or not, in the words of the client's dialect."""
         if VERSION in request.headers:
-            return _json(anthropic.model_page(engine.models()))
-        return _json(ModelList(data=[_model(card) for card in engine.models()]))
+            return send_json(anthropic.model_page(engine.models()))
+        return send_json(ModelList(data=[_model(card) for card in engine.models()]))
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False)
     def show_model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[bytes]:
@@ -35,7 +34,7 @@ def models_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         for card in engine.models():
             if card.id == wanted:
                 in_anthropics = VERSION in request.headers
-                return _json(anthropic.model_info(card) if in_anthropics else _model(card))
+                return send_json(anthropic.model_info(card) if in_anthropics else _model(card))
         raise ModelNotFoundError(
             f"model {wanted} is not served here: see GET /v1/models", param="model"
         )
@@ -47,7 +46,3 @@ def _model(card: ModelCard) -> Model:
     return Model(
         id=card.id, created=card.created, state=card.state, context_length=card.context_length
     )
-
-
-def _json(value: Struct) -> Response[bytes]:
-    return Response(content=encode(value), media_type="application/json")

@@ -1,0 +1,70 @@
+"""From Ollama's request fields to the engine's `GenerationRequest`s."""
+
+from mlxspec.api.bounds import num_tokens, seed, stop_strings
+from mlxspec.api.ollama.params import (
+    ChatMessage,
+    ChatParams,
+    CommonParams,
+    GenerateParams,
+    Options,
+)
+from mlxspec.engine.request import GenerationRequest, Message, SamplingParams
+from mlxspec.errors import BadRequestError
+
+TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
+"""Ollama's documented defaults, which its clients count on."""
+
+
+def generate_request(params: GenerateParams) -> GenerationRequest:
+    """The generation of one prompt; BadRequestError names the field at fault."""
+    prompt = params.prompt or ""
+    if params.raw:
+        return _request(params, prompt)
+    system: list[Message] = []
+    if params.system:
+        system = [{"role": "system", "content": params.system}]
+    return _request(params, [*system, {"role": "user", "content": prompt}])
+
+
+def chat_request(params: ChatParams) -> GenerationRequest:
+    """The generation of a conversation; BadRequestError names the field at fault."""
+    messages = params.messages or []
+    return _request(params, [_message(message, at) for at, message in enumerate(messages)])
+
+
+def _request(params: CommonParams, prompt: list[Message] | str) -> GenerationRequest:
+    options = params.options or Options()
+    limit = options.num_predict
+    stops = [options.stop] if isinstance(options.stop, str) else options.stop or []
+    return GenerationRequest(
+        model=params.model,
+        prompt=prompt,
+        sampling=_sampling(options),
+        max_tokens=None if limit is None or limit < 0 else num_tokens(limit),
+        stop=stop_strings(stops, "options.stop"),
+        speculative=options.draft_num_predict != 0,
+    )
+
+
+def _sampling(options: Options) -> SamplingParams:
+    return SamplingParams(
+        temperature=TEMPERATURE if options.temperature is None else options.temperature,
+        top_k=TOP_K if options.top_k is None else max(0, options.top_k),
+        top_p=TOP_P if options.top_p is None else options.top_p,
+        min_p=options.min_p or 0.0,
+        seed=seed(options.seed),
+    )
+
+
+def _message(message: ChatMessage, at: int) -> Message:
+    """The message as chat templates see it."""
+    if message.images:
+        raise BadRequestError("images are not supported: send text", param=f"messages[{at}].images")
+    rendered: Message = {"role": message.role, "content": message.content or ""}
+    if message.thinking:
+        rendered["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        rendered["tool_calls"] = [{"type": "function", **call} for call in message.tool_calls]
+    if message.tool_name:
+        rendered["name"] = message.tool_name
+    return rendered

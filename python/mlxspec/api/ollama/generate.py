@@ -1,0 +1,66 @@
+"""POST /api/generate and /api/chat."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from litestar import post
+from litestar.connection import Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+
+from mlxspec.api.answer import open_generation, send_json, send_stream, send_whole
+from mlxspec.api.body import read_json
+from mlxspec.api.exchange import Exchange
+from mlxspec.api.ollama.convert import chat_request, generate_request
+from mlxspec.api.ollama.names import find_card
+from mlxspec.api.ollama.params import ChatParams, CommonParams, GenerateParams
+from mlxspec.api.ollama.refusals import refuse_unsupported
+from mlxspec.api.ollama.schema import Line
+from mlxspec.api.ollama.wording import FRAMING, Wording, chat_line, generate_line
+from mlxspec.api.ports import EngineLike
+from mlxspec.engine.request import GenerationRequest
+
+GENERATE = msgspec.json.Decoder(GenerateParams)
+CHAT = msgspec.json.Decoder(ChatParams)
+
+
+def generate_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRouteHandler]:
+    """Ollama's generating handlers of one engine."""
+
+    async def answer(
+        request: Request[Any, Any, Any],
+        params: CommonParams,
+        wanted: GenerationRequest | None,
+        line: Callable[..., Line],
+    ) -> Response[Any]:
+        """Lines, unless the client wants them as one; without a prompt, only say that we serve."""
+        exchange = Exchange.of(request)
+        exchange.facts.update(model=params.model, stream=params.stream is not False)
+        name = find_card(engine, params.model).id
+        if wanted is None:
+            return send_json(Wording(line, params.model, exchange).loaded())
+        wanted = msgspec.structs.replace(wanted, model=name)
+        generation = await open_generation(engine, request, wanted)
+        wording = Wording(line, params.model, exchange)
+        if params.stream is False:
+            return await send_whole(request, wording.whole(generation))
+        return send_stream(request, wording.lines(generation, keepalive_seconds), FRAMING)
+
+    @post("/api/generate", status_code=200)
+    async def generate(request: Request[Any, Any, Any]) -> Response[Any]:
+        """Continue one prompt."""
+        params = await read_json(request, GENERATE)
+        refuse_unsupported(params)
+        wanted = generate_request(params) if params.prompt else None
+        return await answer(request, params, wanted, generate_line)
+
+    @post("/api/chat", status_code=200)
+    async def chat(request: Request[Any, Any, Any]) -> Response[Any]:
+        """Continue a conversation."""
+        params = await read_json(request, CHAT)
+        refuse_unsupported(params)
+        wanted = chat_request(params) if params.messages else None
+        return await answer(request, params, wanted, chat_line)
+
+    return [generate, chat]

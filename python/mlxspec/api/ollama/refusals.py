@@ -1,0 +1,33 @@
+"""What a request may ask of Ollama's API and not of this server: refused by name.
+
+A feature that gets built loses its line here.
+"""
+
+from typing import Any
+
+from mlxspec.api.ollama.params import CommonParams, Options
+from mlxspec.errors import BadRequestError
+
+MISSING = {
+    "format": "format is not supported: describe the form in a message",
+    "logprobs": "logprobs is not supported: leave it out",
+    "suffix": "suffix is not supported: put the whole text into the prompt",
+    "template": "a template in a request is not supported: send raw with the whole prompt",
+    "context": "context is not supported: send the conversation to /api/chat",
+    "images": "images are not supported: send text",
+}
+NEUTRAL = {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Penalties, each with the value that asks for nothing."""
+
+
+def refuse_unsupported(params: CommonParams) -> None:
+    """Raise BadRequestError for the first field that asks for a missing feature."""
+    asked: dict[str, Any] = {name: getattr(params, name, None) for name in MISSING}
+    for name, text in MISSING.items():
+        if asked[name]:
+            raise BadRequestError(text, param=name)
+    options = params.options or Options()
+    for name, neutral in NEUTRAL.items():
+        value = getattr(options, name)
+        if value is not None and value != neutral:
+            raise BadRequestError(f"{name}={value} is not supported: send {neutral}", param=name)

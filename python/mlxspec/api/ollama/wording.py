@@ -1,0 +1,85 @@
+"""How an answer is told in Ollama's words: whole, or line by line."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+from mlxspec.api.answer import complete, deltas
+from mlxspec.api.exchange import Exchange
+from mlxspec.api.ollama.error import FORM
+from mlxspec.api.ollama.schema import ChatLine, ChatReply, GenerateLine, Line
+from mlxspec.api.ports import GenerationLike
+from mlxspec.api.stream import NDJSON
+from mlxspec.engine.request import FinishReason
+
+FRAMING = NDJSON._replace(errors=FORM)
+
+
+def chat_line(text: str, **fields: Any) -> ChatLine:
+    """A line of a chat."""
+    return ChatLine(message=ChatReply(content=text), **fields)
+
+
+def generate_line(text: str, **fields: Any) -> GenerateLine:
+    """A line of a continued text."""
+    return GenerateLine(response=text, **fields)
+
+
+class Wording:
+    """Words the answer to one request, made once it is queued."""
+
+    def __init__(self, line: Callable[..., Line], model: str, exchange: Exchange) -> None:
+        self._line = line
+        self._model = model
+        self._exchange = exchange
+        self._queued_seconds = exchange.elapsed_seconds
+
+    async def whole(self, generation: GenerationLike) -> Line:
+        """The answer that is not streamed; raises what a generation raises."""
+        completed = await complete(generation)
+        return self._last(completed.text, completed.finish_reason, generation)
+
+    async def lines(
+        self, generation: GenerationLike, idle_seconds: float
+    ) -> AsyncGenerator[Line | None]:
+        """The answer's lines in order; None where the client should hear that we live."""
+        async with aclosing(deltas(generation, idle_seconds)) as news:
+            async for delta in news:
+                if delta is None:
+                    yield None
+                elif delta.finish_reason:
+                    yield self._last(delta.text, delta.finish_reason, generation)
+                else:
+                    yield self._line(delta.text, model=self._model, created_at=_now(), done=False)
+
+    def loaded(self) -> Line:
+        """The answer to a request without a prompt: the model is there."""
+        return self._line("", model=self._model, created_at=_now(), done=True, done_reason="load")
+
+    def _last(self, text: str, reason: FinishReason, generation: GenerationLike) -> Line:
+        usage, metrics = generation.usage, generation.metrics
+        queue_ms = metrics.queue_time_ms or 0.0
+        gaps = max(0, usage.completion_tokens - 1)
+        return self._line(
+            text,
+            model=self._model,
+            created_at=_now(),
+            done=True,
+            done_reason="length" if reason == "length" else "stop",
+            total_duration=_ns(self._exchange.elapsed_seconds * 1e3),
+            load_duration=_ns(self._queued_seconds * 1e3 + queue_ms),
+            prompt_eval_count=usage.prompt_tokens,
+            prompt_eval_duration=_ns((metrics.time_to_first_token_ms or 0.0) - queue_ms),
+            eval_count=usage.completion_tokens,
+            eval_duration=_ns((metrics.mean_itl_ms or 0.0) * gaps),
+            metrics=metrics,
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _ns(milliseconds: float) -> int:
+    return max(0, round(milliseconds * 1e6))
