@@ -133,11 +133,15 @@ impl Drafting {
     }
 }
 
-/// What the request's drafters suggest, at most `max` tokens.
+/// What the request's drafters suggest, at most `max` tokens, up to what would end the answer: the
+/// target itself says whether it ends there, and nothing behind it is ever kept.
 fn propose(request: &Request, max: usize) -> Vec<Draft> {
     let mut drafts = Vec::new();
     if let Some(suffix) = &request.suffix {
         suffix.draft(max, MIN_PATH_PROB, &mut drafts);
+    }
+    if let Some(end) = drafts.iter().position(|it| request.stop_tokens.contains(&it.token)) {
+        drafts.truncate(end);
     }
     drafts
 }
