@@ -28,6 +28,9 @@ from serving.prompts import KINDS, Kind, Messages, Prompts
 from serving.servers import Server, both_servers
 
 MAX_TOKENS: dict[Kind, int] = {"chat": 64, "copy": 96, "edit": 96}
+CODE_ENDS: dict[str, Any] = {"stop": "\n```"}
+"""Code is asked for, and the answer ends with it: what a small model says after it is chat."""
+
 NO_SPECULATION: dict[str, Any] = {"speculative": {"enabled": False}}
 
 
@@ -58,7 +61,7 @@ class Bench(Struct, frozen=True):
 
     def _round(self, contender: str, kind: Kind, asked: list[list[Messages]]) -> Round:
         server = self.servers[PEER if contender == PEER else ON]
-        extra = NO_SPECULATION if contender == OFF else {}
+        extra = (NO_SPECULATION if contender == OFF else {}) | ({} if kind == "chat" else CODE_ENDS)
         max_tokens = self.options.max_tokens or MAX_TOKENS[kind]
         questions = [
             [Question.of(server.port, server.model, each, max_tokens, extra) for each in client]

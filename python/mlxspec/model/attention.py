@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
+from mlxspec.model import cpu_math
 from mlxspec.model.kv import Rect, Slab, write
 
 
@@ -86,13 +87,13 @@ class StepAttention:
         for rect, mask in zip(self.rects, self.masks(window), strict=True):
             slab = self.slabs[rect.slab]
             rows = slice(rect.slot, rect.slot + rect.rows)
-            output = mx.fast.scaled_dot_product_attention(
+            output = _attend_rect(
                 _to_rect(queries, rect),
                 slab.keys[layer][rows, :, : rect.view],
                 slab.values[layer][rows, :, : rect.view],
-                scale=scale,
-                mask=mask,
-                sinks=sinks,
+                scale,
+                mask,
+                sinks,
             )
             outputs.append(_from_rect(output))
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
@@ -101,6 +102,21 @@ class StepAttention:
         """The KV arrays this step wrote, to be evaluated with its results."""
         slabs = {rect.slab for rect in self.rects}
         return [array for slab in slabs for array in self.slabs[slab].arrays()]
+
+
+def _attend_rect(  # noqa: PLR0917 - the operands of one function
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    mask: mx.array,
+    sinks: mx.array | None,
+) -> mx.array:
+    if sinks is None and cpu_math.is_faster(queries, keys.shape[2]):
+        return cpu_math.attend(queries, keys, values, scale, mask)
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=scale, mask=mask, sinks=sinks
+    )
 
 
 def _to_rect(packed: mx.array, rect: Rect) -> mx.array:

@@ -10,6 +10,7 @@ from mlx_lm.utils import load_model
 
 from mlxspec.errors import ModelImportError
 from mlxspec.model.attention import route_attention, select_before_head
+from mlxspec.model.cpu_math import route_swiglu
 from mlxspec.model.kv import LayerShape
 
 
@@ -43,6 +44,7 @@ def adopt(model: Module, context_length: int) -> LoadedModel:
     windows = [_window(cache) for cache in make_prompt_cache(model)]
     layers = _layer_shapes(model)
     route_attention(model)
+    route_swiglu(model)
     select_before_head(model)
     return LoadedModel(model, layers, windows, context_length)
 
