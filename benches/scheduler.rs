@@ -12,7 +12,8 @@ use mlxspec_scheduler::action::{Action, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::{Engine, Runner};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
-use mlxspec_scheduler::request::{Request, Sampling, Submission};
+use mlxspec_scheduler::request::{Request, Submission};
+use mlxspec_scheduler::sampling::Sampling;
 use mlxspec_scheduler::scheduler::Scheduler;
 use mlxspec_scheduler::suffix::SuffixIndex;
 
@@ -44,7 +45,7 @@ impl Text {
             prompt: (0..NUM_PROMPT).map(|position| self.token(row, position)).collect(),
             max_tokens: Some(max_tokens),
             stop_tokens: [].into(),
-            sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, top_k: 0, seed: 0 },
+            sampling: Sampling::default(),
             speculate: true,
         }
     }

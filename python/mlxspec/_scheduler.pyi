@@ -26,6 +26,40 @@ class _Runner(Protocol):
     def step(self, packed: bytes, /) -> Any:
         """Returns any buffer of uint32: kept drafts by row, then tokens."""
 
+class _Sampling(Protocol):
+    """How to draw; `Sampling` in Rust says what each attribute means."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def xtc_probability(self) -> float: ...
+    @property
+    def xtc_threshold(self) -> float: ...
+    @property
+    def xtc_spared(self) -> list[int]: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+    @property
+    def presence_penalty(self) -> float: ...
+    @property
+    def frequency_penalty(self) -> float: ...
+    @property
+    def bias(self) -> list[tuple[int, float]]: ...
+    @property
+    def allowed(self) -> list[int] | None: ...
+    @property
+    def banned(self) -> list[list[int]]: ...
+    @property
+    def min_tokens(self) -> int: ...
+
 _Reason: TypeAlias = Literal["stop", "length", "abort", "error"]
 _End: TypeAlias = tuple[_Reason, str, float, int, int, list[int]]
 """(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts)."""
@@ -50,11 +84,7 @@ class Scheduler:
         prompt: list[int],
         max_tokens: int | None,
         stop_tokens: list[int],
-        temperature: float,
-        top_p: float,
-        min_p: float,
-        top_k: int,
-        seed: int,
+        sampling: _Sampling,
         speculate: bool,
     ) -> int:
         """Queue a request and return its id. It ends in exactly one event with an end.

@@ -8,7 +8,8 @@ use mlxspec_scheduler::action::{Action, Rect, StepOutcome, StepPlan};
 use mlxspec_scheduler::batch::form_batch;
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::{ModelId, RequestId, SlabId};
-use mlxspec_scheduler::request::{Request, Sampling, Submission};
+use mlxspec_scheduler::request::{Request, Submission};
+use mlxspec_scheduler::sampling::Sampling;
 use mlxspec_scheduler::scheduler::Scheduler;
 
 /// A scheduler whose steps are committed with whatever token the test likes.
@@ -28,13 +29,17 @@ impl Bench {
     }
 
     fn submit(&mut self, prompt: Vec<u32>) {
-        self.scheduler.submit(request(self.next, prompt), &mut Vec::new());
+        self.submit_with(prompt, Sampling::default());
+    }
+
+    fn submit_with(&mut self, prompt: Vec<u32>, sampling: Sampling) {
+        self.scheduler.submit(request(self.next, prompt, sampling), &mut Vec::new());
         self.next += 1;
     }
 
     fn plan(&mut self) -> StepPlan {
         match self.scheduler.next_action(0) {
-            Action::Step(plan) => plan,
+            Action::Step(plan) => *plan,
             other => panic!("{other:?}"),
         }
     }
@@ -52,8 +57,7 @@ impl Bench {
     }
 }
 
-fn request(number: u64, prompt: Vec<u32>) -> Request {
-    let sampling = Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, top_k: 0, seed: 0 };
+fn request(number: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
     let submission = Submission {
         model: ModelId(0),
         prompt,
@@ -80,7 +84,8 @@ fn rect(slot: u32, rows: u32, width: u32, first: u32) -> Rect {
 
 #[test]
 fn prompts_are_computed_in_order_as_far_as_the_step_goes() {
-    let requests: Vec<Request> = (0..3).map(|at| request(at, novel(1, 50))).collect();
+    let requests: Vec<Request> =
+        (0..3).map(|at| request(at, novel(1, 50), Sampling::default())).collect();
     let planned = |shape: &ModelShape| -> Vec<(usize, u32, bool)> {
         form_batch(&requests, shape).iter().map(|it| (it.index, it.num_new, it.samples)).collect()
     };
@@ -164,13 +169,15 @@ fn padding_of_a_row_in_mid_prompt_lies_behind_what_it_has() {
 fn a_packed_step_has_a_word_for_everything_in_it() {
     let mut bench = Bench::new(sim::shape(600, 100, false));
     bench.submit(novel(1, 4));
-    bench.submit(periodic());
+    let sampling = Sampling { bias: vec![(5, 1.0), (6, -1.0)], ..Sampling::default() };
+    bench.submit_with(periodic(), sampling);
     let plan = bench.plan();
     let words = plan.pack();
-    let sizes = [plan.kv_ops.len(), plan.rects.len(), plan.tokens.len(), 2, plan.sampled.len()];
-    assert_eq!(words[..8], [[0].as_slice(), &sizes.map(|it| it as u32), &[0, 0]].concat());
-    let [ops, rects, tokens, samplers, sampled] = sizes;
-    assert_eq!(words.len(), 8 + 6 * (ops + rects + samplers) + 2 * tokens + 3 * sampled);
+    let sizes = [plan.kv_ops.len(), plan.rects.len(), plan.tokens.len(), 2, plan.sampled.len(), 2];
+    assert_eq!(words[..8], [[0].as_slice(), &sizes.map(|it| it as u32), &[0]].concat());
+    let [ops, rects, tokens, samplers, sampled, edits] = sizes;
+    let fixed = 6 * (ops + rects + edits);
+    assert_eq!(words.len(), 8 + fixed + 8 * samplers + 2 * tokens + 3 * sampled);
     let first_token = 8 + 6 * (ops + rects);
     assert_eq!(words[first_token..first_token + tokens], plan.tokens);
 }

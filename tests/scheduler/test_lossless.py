@@ -4,6 +4,7 @@ preempted change nothing about its tokens."""
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -74,20 +75,44 @@ def test_drafts_are_made_and_many_are_kept(engine: TokenEngine) -> None:
     assert kept <= sum(it.num_draft_tokens for it in answers)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": 0.0},
-        {"temperature": 0.7},
-        {"temperature": 1.0, "top_p": 0.8},
-        {"temperature": 1.2, "top_k": 5},
-        {"temperature": 0.9, "min_p": 0.1, "top_k": 20, "top_p": 0.95},
-    ],
-    ids=["greedy", "temperature", "top_p", "top_k", "all"],
-)
+PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.1}
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "temperature": {"temperature": 0.7},
+    "top_p": {"temperature": 1.0, "top_p": 0.8},
+    "top_k": {"temperature": 1.2, "top_k": 5},
+    "truncations": {"temperature": 0.9, "min_p": 0.1, "top_k": 20, "top_p": 0.95},
+    "xtc": {"temperature": 1.0, "xtc_probability": 0.5, "xtc_threshold": 0.05, "xtc_spared": [3]},
+    "repetition_penalty": {"repetition_penalty": 1.3},
+    "presence_penalty": {"temperature": 0.5, "presence_penalty": 0.8},
+    "frequency_penalty": {"frequency_penalty": -0.2},
+    "bias": {"temperature": 0.8, "bias": [(3, 2.0), (7, -100.0)]},
+    "allowed": {"temperature": 0.8, "allowed": [1, 5, 7, 9, 20, 33]},
+    "banned": {"temperature": 0.5, "banned": [[3], [5, 6], [7, 7, 7]]},
+    "min_tokens": {"min_tokens": 20, "stop_tokens": [*range(0, 48, 3)]},
+    "everything": {
+        **PENALTIES,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "min_p": 0.02,
+        "top_k": 20,
+        "xtc_probability": 0.3,
+        "xtc_threshold": 0.2,
+        "bias": [(3, 1.0), (4, -1.0)],
+        "allowed": [*range(30)],
+        "banned": [[3], [5, 6]],
+        "min_tokens": 10,
+        "stop_tokens": [1, 2],
+    },
+}
+"""Every way to draw; the last one at once."""
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_ragged_batch_of_eight_joining_and_leaving_gets_what_each_gets_alone(
-    engine: TokenEngine, options: dict[str, float]
+    engine: TokenEngine, name: str
 ) -> None:
+    options = SAMPLINGS[name]
     asked = [(prompt, 5 + 7 * at) for at, prompt in enumerate(prompts(12, seed=11))]
     alone = [
         engine.generate(prompt, size, seed=at, speculate=False, **options)
@@ -98,6 +123,16 @@ def test_a_ragged_batch_of_eight_joining_and_leaving_gets_what_each_gets_alone(
         running.append(engine.submit(prompt, size, seed=at, **options))
         if at >= 4:
             engine.pump()
+    answers = [engine.result(request) for request in running]
+    assert [answer.tokens for answer in answers] == alone
+    assert sum(sum(answer.accepted[1:]) for answer in answers) > 0, "no draft was kept"
+    assert engine.generate(*asked[-1], seed=len(asked) - 1, **options) == alone[-1]
+
+
+def test_each_way_to_draw_beside_all_others_gets_what_it_gets_alone(engine: TokenEngine) -> None:
+    asked = list(zip(prompts(len(SAMPLINGS), seed=21), SAMPLINGS.values(), strict=True))
+    alone = [engine.generate(it, 60, seed=5, speculate=False, **how) for it, how in asked]
+    running = [engine.submit(prompt, 60, seed=5, **options) for prompt, options in asked]
     assert [engine.result(request).tokens for request in running] == alone
 
 
@@ -144,15 +179,17 @@ def test_compiled_steps_come_to_the_same_tokens(
 
 
 @pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])
+@pytest.mark.parametrize("name", ["temperature", "xtc", "frequency_penalty", "banned"])
 def test_preempted_requests_come_to_the_same_tokens(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape, name: str
 ) -> None:
+    options = {**SAMPLINGS[name], "seed": 1}
     monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
     asked = prompts(6, seed=5)
     with token_engine(tiny_folder, kv_bytes=64 * BUCKET_BYTES) as roomy:
-        alone = [roomy.generate(p, 300, temperature=0.7, seed=1, speculate=False) for p in asked]
+        alone = [roomy.generate(it, 300, speculate=False, **options) for it in asked]
     with token_engine(tiny_folder, kv_bytes=6 * BUCKET_BYTES) as tight:
-        running = [tight.submit(prompt, 300, temperature=0.7, seed=1) for prompt in asked]
+        running = [tight.submit(prompt, 300, **options) for prompt in asked]
         answers = [tight.result(request) for request in running]
     assert sum(answer.preemptions for answer in answers) > 0
     assert [answer.tokens for answer in answers] == alone

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mlxspec._scheduler import NotResidentError, Scheduler
 from mlxspec.config import Config, KVConfig, ModelConfig
 from mlxspec.engine.runner import Runner
+from mlxspec.engine.sampling import TokenSampling
 
 
 class Answer(NamedTuple):
@@ -31,17 +32,16 @@ class TokenEngine:
         self._tokens: dict[int, list[int]] = {}
 
     def submit(self, prompt: list[int], max_tokens: int = 24, **options: Any) -> int:
-        defaults: dict[str, Any] = {
-            "stop_tokens": [],
-            "temperature": 0.0,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "top_k": 0,
-            "seed": 0,
-            "speculate": True,
-        }
+        """Options are those of `TokenSampling`, or others of `Scheduler.submit`."""
+        names = TokenSampling.__struct_fields__
+        sampling = {name: options.pop(name) for name in names if name in options}
+        defaults: dict[str, Any] = {"stop_tokens": [], "speculate": True}
         request = self.scheduler.submit(
-            model=0, prompt=prompt, max_tokens=max_tokens, **{**defaults, **options}
+            model=0,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            sampling=TokenSampling(**sampling),
+            **{**defaults, **options},
         )
         self._tokens[request] = []
         return request

@@ -6,7 +6,6 @@ arrives through one file descriptor per event loop, once per step.
 """
 
 import asyncio
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +20,7 @@ from mlxspec.config import Config
 from mlxspec.engine.generation import End, Generation
 from mlxspec.engine.request import GenerationRequest, Message, ModelCard
 from mlxspec.engine.runner import Runner
+from mlxspec.engine.sampling import stop_tokens, token_sampling
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import (
     BadRequestError,
@@ -190,20 +190,15 @@ class Engine:
     def _submit(
         self, request: GenerationRequest, index: int, tokenizer: Tokenizer, prompt: list[int]
     ) -> Generation:
-        sampling = request.sampling
-        stop_tokens = [] if request.ignore_eos else tokenizer.stop_tokens
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        stops = stop_tokens(request, tokenizer)
+        sampling = token_sampling(request, tokenizer, stops)
         try:
             request_id = self._scheduler.submit(
                 model=index,
                 prompt=prompt,
                 max_tokens=request.max_tokens,
-                stop_tokens=stop_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                min_p=sampling.min_p,
-                top_k=sampling.top_k,
-                seed=seed,
+                stop_tokens=stops,
+                sampling=sampling,
                 speculate=request.speculative and self._config.speculation.enabled,
             )
         except _scheduler.PromptTooLongError as error:
@@ -222,7 +217,8 @@ class Engine:
             num_prompt_tokens=len(prompt),
             detokenizer=tokenizer.detokenizer(),
             stop=request.stop,
-            stop_tokens=frozenset(stop_tokens),
+            stop_tokens=frozenset(stops),
+            min_tokens=request.min_tokens,
             abort=lambda: self._scheduler.abort(request_id),
         )
         self._generations[request_id] = generation

@@ -33,15 +33,18 @@ class Generation:
 
     def __init__(
         self,
+        *,
         num_prompt_tokens: int,
         detokenizer: Detokenizer,
         stop: tuple[str, ...],
         stop_tokens: frozenset[int],
+        min_tokens: int,
         abort: Callable[[], None],
     ) -> None:
         self._detokenizer = detokenizer
         self._stop = StopStrings(stop)
         self._stop_tokens = stop_tokens
+        self._min_tokens = min_tokens
         self._abort = abort
         self._tokens: deque[int] = deque()
         self._end: End | None = None
@@ -97,7 +100,8 @@ class Generation:
             token = self._tokens.popleft()
             self._completion_tokens += 1
             text = "" if token in self._stop_tokens else self._detokenizer.push(token)
-            safe, stopped = self._stop.push(text)
+            early = self._completion_tokens <= self._min_tokens
+            safe, stopped = (text, False) if early else self._stop.push(text)
             pieces.append(safe)
             if stopped:
                 self._tokens.clear()

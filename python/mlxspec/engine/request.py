@@ -11,27 +11,44 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
-    """How the next token is drawn. Temperature 0 is greedy; the seed fixes all noise."""
+    """How the next token is drawn. Temperature 0 is greedy; the seed fixes all noise.
+
+    In this order: `allowed_token_ids` (None: all), `logit_bias` and `bad_words`, penalties
+    (repetition of prompt and output, presence and frequency of the output), temperature, top-k,
+    top-p, min-p, XTC.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
     """One prompt and how to continue it.
 
     `prompt` is chat messages, raw text, or token ids. `max_tokens` None means: to the end of the
-    context. `stop` strings end the text before themselves. `speculative` False decodes plainly.
+    context. `stop` strings and tokens end the text before themselves, but not before `min_tokens`;
+    `ignore_eos` keeps the model's own stop tokens from ending it. `speculative` False decodes
+    plainly.
     """
 
     model: str
     prompt: list[Message] | str | list[int]
     sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     speculative: bool = True
 

@@ -1,6 +1,7 @@
 """A model's tokenizer: prompts in, token ids out, and ids back to text as they come."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ class Tokenizer:
         self._fast: FastTokenizer = wrapper.backend_tokenizer
         self.chat_template = str(wrapper.chat_template or "")
         self.stop_tokens: list[int] = sorted(wrapper.eos_token_ids)
+        self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
+        self.newline_tokens: list[int] = self.encode_piece("\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -34,6 +37,10 @@ class Tokenizer:
         if prompt and isinstance(prompt[0], int):
             return self._checked([int(token) for token in prompt])
         return self._encode_chat(prompt)  # type: ignore[arg-type]
+
+    def encode_piece(self, text: str) -> list[int]:
+        """Token ids of a text that stands inside another one."""
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
 
     def _encode_chat(self, messages: list[Message]) -> list[int]:
         if not self._wrapper.has_chat_template:
@@ -49,16 +56,21 @@ class Tokenizer:
             raise BadRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from None
-        return list(self._fast.encode(text, add_special_tokens=False).ids)
+        return self.encode_piece(text)
 
     def _checked(self, tokens: list[int]) -> list[int]:
-        size = self._fast.get_vocab_size(with_added_tokens=True)
-        for token in tokens:
-            if not 0 <= token < size:
-                raise BadRequestError(
-                    f"token {token} is not in the vocabulary of {size}", param="prompt"
-                )
+        self.check_known(tokens, "prompt")
         return tokens
+
+    def check_known(self, tokens: Iterable[int], param: str) -> None:
+        """Raise BadRequestError, naming the request field, for a token the model does not have."""
+        for token in tokens:
+            if not 0 <= token < self.vocab_size:
+                raise BadRequestError(
+                    f"token {token} is not in the vocabulary: send ids from 0 to "
+                    f"{self.vocab_size - 1}",
+                    param=param,
+                )
 
     def detokenizer(self) -> Detokenizer:
         """A fresh one per request."""

@@ -88,14 +88,9 @@ def scratch_plan(runs: list[tuple[int, int]], width: int) -> StepPlan:
         rects.append(Rect(SLAB, slot, rows, width, first, CONTEXT + width))
         first += rows * width
     num_rows = first // width
-    ones = np.ones(num_rows, np.float32)
-    samplers = Samplers(
+    samplers = Samplers.greedy(
         first=np.arange(num_rows, dtype=np.uint32) * np.uint32(width),
         num_drafts=np.full(num_rows, width - 1, np.uint32),
-        temperature=ones * 0,
-        top_p=ones,
-        min_p=ones * 0,
-        top_k=np.zeros(num_rows, np.uint32),
     )
     return StepPlan(
         model=0,

@@ -1,6 +1,6 @@
 """A step as the scheduler packs it: one buffer of 32-bit words (`StepPlan::pack` writes it)."""
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,7 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 HEADER_WORDS = 8
 DROP = 1
+NO_EDITS: Ints = np.zeros((0, 6), np.uint32)
 
 
 class Samplers(NamedTuple):
@@ -22,13 +23,22 @@ class Samplers(NamedTuple):
     top_p: Floats
     min_p: Floats
     top_k: Ints
+    xtc_probability: Floats
+    xtc_threshold: Floats
+
+    @classmethod
+    def greedy(cls, first: Ints, num_drafts: Ints) -> Self:
+        """Rows that take the largest logit."""
+        zeros, ones = np.zeros(len(first), np.float32), np.ones(len(first), np.float32)
+        none = zeros.astype(np.uint32)
+        return cls(first, num_drafts, zeros, ones, zeros, none, zeros, zeros)
 
 
 class StepPlan(NamedTuple):
     """One step: KV changes to carry out first, then rectangles of tokens, then who samples.
 
     tokens, positions: (num_tokens,). sampled: (num_sampled,) indices into them, per sampling row
-    its last known token and then its drafts. noise_keys: (num_sampled, 2).
+    its last known token and then its drafts. noise_keys: (num_sampled, 2). edits: see `Edits`.
     """
 
     model: int
@@ -39,12 +49,13 @@ class StepPlan(NamedTuple):
     samplers: Samplers
     sampled: Ints
     noise_keys: Ints
+    edits: Ints = NO_EDITS
 
 
 def unpack(packed: bytes) -> StepPlan:
     """Read the scheduler's words; views of the buffer wherever possible."""
     words = np.frombuffer(packed, dtype=np.uint32)
-    model, num_ops, num_rects, num_tokens, num_samplers, num_sampled = words[:6].tolist()
+    model, num_ops, num_rects, num_tokens, num_samplers, num_sampled, num_edits = words[:7].tolist()
     at = HEADER_WORDS
 
     def table(rows: int, columns: int) -> Ints:
@@ -56,7 +67,7 @@ def unpack(packed: bytes) -> StepPlan:
     rects = [Rect(*row) for row in table(num_rects, 6).tolist()]
     tokens = table(num_tokens, 1)[:, 0]
     positions = table(num_tokens, 1)[:, 0]
-    rows = table(num_samplers, 6)
+    rows = table(num_samplers, 8)
     floats = rows.view(np.float32)
     return StepPlan(
         model=model,
@@ -65,10 +76,18 @@ def unpack(packed: bytes) -> StepPlan:
         tokens=tokens,
         positions=positions,
         samplers=Samplers(
-            rows[:, 0], rows[:, 1], floats[:, 2], floats[:, 3], floats[:, 4], rows[:, 5]
+            first=rows[:, 0],
+            num_drafts=rows[:, 1],
+            temperature=floats[:, 2],
+            top_p=floats[:, 3],
+            min_p=floats[:, 4],
+            top_k=rows[:, 5],
+            xtc_probability=floats[:, 6],
+            xtc_threshold=floats[:, 7],
         ),
         sampled=table(num_sampled, 1)[:, 0],
         noise_keys=table(num_sampled, 2),
+        edits=table(num_edits, 6),
     )
 
 

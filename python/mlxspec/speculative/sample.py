@@ -1,7 +1,7 @@
 """Drawing tokens with noise that belongs to (seed, position), not to the call.
 
-One order everywhere: temperature, top-k, top-p, min-p, then the Gumbel-max trick
-(argmax of logit + Gumbel noise draws from the softmax). Greedy is noise 0.
+One order everywhere: edits (`edits.py`), temperature, top-k, top-p, min-p, XTC, then the Gumbel-max
+trick (argmax of logit + Gumbel noise draws from the softmax). Greedy is noise 0.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,10 @@ NUM_CANDIDATES = 1024
 """Tokens sorted for top-p and top-k before the whole vocabulary is."""
 
 
+XTC_NOISE = (0x58544331, 0x9E3779B9)
+"""Turns a position's noise key into another one: XTC must not look at the draw's own noise."""
+
+
 class Truncation(NamedTuple):
     """Per drawn position, arrays of shape (rows,): what of the distribution to keep."""
 
@@ -19,6 +23,17 @@ class Truncation(NamedTuple):
     top_p: mx.array
     min_p: mx.array
     top_k: mx.array
+
+
+class Xtc(NamedTuple):
+    """Exclude top choices, as mlx-lm does.
+
+    probability, threshold: (rows,). spared: (rows, vocab) bool, tokens that stay; None: no token.
+    """
+
+    probability: mx.array
+    threshold: mx.array
+    spared: mx.array | None
 
 
 def gumbel(keys: mx.array, vocab: int) -> mx.array:
@@ -34,18 +49,43 @@ def gumbel(keys: mx.array, vocab: int) -> mx.array:
     return noise
 
 
-def draw(logits: mx.array, keys: mx.array, truncation: Truncation, *, sort: bool) -> mx.array:
+def draw(
+    logits: mx.array,
+    keys: mx.array,
+    truncation: Truncation,
+    *,
+    sort: bool,
+    xtc: Xtc | None = None,
+) -> mx.array:
     """Draw one token per row: (rows,) uint32.
 
     logits: (rows, vocab), any float type. keys: (rows, 2) uint32. temperature > 0 in every row.
-    sort: whether any row truncates by top-k or top-p.
+    sort: whether any row truncates by top-k or top-p. xtc: None where no row asks for it.
     """
     scaled = logits.astype(mx.float32) / truncation.temperature[:, None]
     floor = scaled.max(axis=-1) + mx.log(truncation.min_p)
     if sort:
         floor = mx.maximum(floor, _sorted_floor(scaled, truncation))
     kept = mx.where(scaled >= floor[:, None], scaled, -mx.inf)
+    if xtc is not None:
+        kept = _without_top_choices(kept, keys, xtc)
     return mx.argmax(kept + gumbel(keys, logits.shape[-1]), axis=-1).astype(mx.uint32)
+
+
+def _without_top_choices(scaled: mx.array, keys: mx.array, xtc: Xtc) -> mx.array:
+    """With XTC's probability, only the least likely of the tokens above its threshold stays."""
+
+    def chance(key: mx.array) -> mx.array:
+        return mx.random.uniform(key=key)
+
+    probs = mx.softmax(scaled, axis=-1)
+    top = probs > xtc.threshold[:, None]
+    least = mx.where(top, probs, mx.inf).min(axis=-1, keepdims=True)
+    dropped = top & (probs > least)
+    if xtc.spared is not None:
+        dropped = dropped & ~xtc.spared
+    happens = mx.vmap(chance)(keys ^ mx.array(XTC_NOISE, mx.uint32)) < xtc.probability
+    return mx.where(happens[:, None] & dropped, -mx.inf, scaled)
 
 
 def _sorted_floor(scaled: mx.array, truncation: Truncation) -> mx.array:

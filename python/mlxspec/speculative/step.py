@@ -16,8 +16,9 @@ from mlxspec.model.attention import StepAttention
 from mlxspec.model.forward import CompiledForward, call_model
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
+from mlxspec.speculative.edits import Edits
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
-from mlxspec.speculative.sample import Truncation, draw
+from mlxspec.speculative.sample import Truncation, Xtc, draw
 
 
 class Target:
@@ -51,7 +52,7 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     if not samples:
         mx.eval(attention.touched())
         return None
-    drawn = draw_targets(logits, plan.samplers, plan.noise_keys)
+    drawn = draw_targets(logits, plan.samplers, plan.noise_keys, plan.edits)
     kept = _count_kept(drawn, plan)
     answer = mx.concatenate([kept, drawn])
     mx.eval(answer, attention.touched())
@@ -69,31 +70,53 @@ def _forward(target: Target, attention: StepAttention, tokens: mx.array) -> mx.a
     return logits[attention.sampled]
 
 
-def draw_targets(logits: mx.array, samplers: Samplers, noise_keys: Ints) -> mx.array:
+def draw_targets(
+    logits: mx.array, samplers: Samplers, noise_keys: Ints, packed_edits: Ints
+) -> mx.array:
     """The target's own token (num_sampled,) uint32 at every sampled position.
 
     logits: (num_sampled, vocab), the positions of a sampling row one after another.
-    noise_keys: (num_sampled, 2). Greedy rows take the largest logit.
+    noise_keys: (num_sampled, 2). packed_edits: see `Edits.unpack`. Greedy rows take the largest
+    logit; only rows that ask for more pay for more.
     """
     tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
-    if not samplers.temperature.any():
+    if not (samplers.temperature.any() or len(packed_edits)):
         return tokens
+    edits = Edits.unpack(packed_edits)
     row = np.repeat(np.arange(len(samplers.first)), samplers.num_drafts + 1)
-    random = np.flatnonzero(samplers.temperature[row] > 0)
-    row = row[random]
+    shaped = samplers.temperature[row] > 0
+    shaped[edits.position] = True
+    own = np.flatnonzero(shaped)
+    at, edits = mx.array(own), edits.among(own)
+    edited = edits.apply(logits[at].astype(mx.float32))
+    tokens[at] = _draw(edited, _rows(samplers, row[own]), noise_keys[own], edits)
+    return tokens
 
-    def per_position(values: np.ndarray[Any, Any]) -> mx.array:
-        return mx.array(values[row])
 
+def _rows(samplers: Samplers, row: np.ndarray[Any, Any]) -> Samplers:
+    """One entry for each of the given rows."""
+    return Samplers._make(column[row] for column in samplers)
+
+
+def _draw(logits: mx.array, per_position: Samplers, noise_keys: Ints, edits: Edits) -> mx.array:
+    """Tokens (positions,) uint32 of edited logits (positions, vocab); samplers by position."""
+    tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
+    random = np.flatnonzero(per_position.temperature > 0)
+    if len(random) == 0:
+        return tokens
+    how, at = _rows(per_position, random), mx.array(random)
     truncation = Truncation(
-        per_position(samplers.temperature),
-        per_position(samplers.top_p),
-        per_position(samplers.min_p),
-        per_position(samplers.top_k.view(np.int32)),
+        mx.array(how.temperature),
+        mx.array(how.top_p),
+        mx.array(how.min_p),
+        mx.array(how.top_k.view(np.int32)),
     )
-    sort = bool(((samplers.top_p[row] < 1) | (samplers.top_k[row] > 0)).any())
-    at = mx.array(random)
-    tokens[at] = draw(logits[at], mx.array(noise_keys[random]), truncation, sort=sort)
+    sort = bool(((how.top_p < 1) | (how.top_k > 0)).any())
+    xtc = None
+    if how.xtc_probability.any():
+        spared = edits.among(random).spared((len(random), logits.shape[-1]))
+        xtc = Xtc(mx.array(how.xtc_probability), mx.array(how.xtc_threshold), spared)
+    tokens[at] = draw(logits[at], mx.array(noise_keys[random]), truncation, sort=sort, xtc=xtc)
     return tokens
 
 

@@ -10,6 +10,7 @@
 //!   tokens   a b c d               c1 c2 c3              p q r s t
 //! ```
 
+use crate::edits::{Change, Edit};
 use crate::ids::{ModelId, SlabId};
 use crate::rows::KvOp;
 use crate::suffix::Draft;
@@ -20,7 +21,7 @@ pub enum Action {
     /// Load this model.
     Load(ModelId),
     /// Run this step and commit its outcome.
-    Step(StepPlan),
+    Step(Box<StepPlan>),
     /// Nothing to do until a command arrives.
     Idle,
 }
@@ -77,6 +78,8 @@ pub struct StepPlan {
     pub sampled: Vec<u32>,
     /// Noise key of each sampled position.
     pub noise: Vec<[u32; 2]>,
+    /// Changes of logits before drawing, row by row.
+    pub edits: Vec<Edit>,
 }
 
 /// How one row draws and verifies.
@@ -86,14 +89,18 @@ pub struct Sampler {
     pub first: u32,
     /// Drafts to verify; the row has one entry more.
     pub num_drafts: u32,
-    /// See [`crate::request::Sampling`].
+    /// See [`crate::sampling::Sampling`].
     pub temperature: f32,
-    /// See [`crate::request::Sampling`].
+    /// See [`crate::sampling::Sampling`].
     pub top_p: f32,
-    /// See [`crate::request::Sampling`].
+    /// See [`crate::sampling::Sampling`].
     pub min_p: f32,
-    /// See [`crate::request::Sampling`].
+    /// See [`crate::sampling::Sampling`].
     pub top_k: u32,
+    /// See [`crate::sampling::Xtc`].
+    pub xtc_probability: f32,
+    /// See [`crate::sampling::Xtc`].
+    pub xtc_threshold: f32,
 }
 
 /// What a step brought.
@@ -109,7 +116,7 @@ impl StepPlan {
     /// Pack the step for the runner: 32-bit words, floats by their bits.
     ///
     /// Header of 8 words: model, then the number of KV operations, rectangles, tokens, samplers,
-    /// sampled positions, and two unused. Then the tables in that order; tokens and positions are
+    /// sampled positions, edits, and one unused. Then the tables in that order; tokens and positions are
     /// two tables of one word per entry, `sampled` has three (index, noise key).
     pub fn pack(&self) -> Vec<u32> {
         let mut words = vec![
@@ -119,7 +126,7 @@ impl StepPlan {
             self.tokens.len() as u32,
             self.samplers.len() as u32,
             self.sampled.len() as u32,
-            0,
+            self.edits.len() as u32,
             0,
         ];
         words.extend(self.kv_ops.iter().flat_map(pack_op));
@@ -130,10 +137,12 @@ impl StepPlan {
         words.extend(&self.positions);
         words.extend(self.samplers.iter().flat_map(|s| {
             let [temperature, top_p, min_p] = [s.temperature, s.top_p, s.min_p].map(f32::to_bits);
-            [s.first, s.num_drafts, temperature, top_p, min_p, s.top_k]
+            let xtc = [s.xtc_probability, s.xtc_threshold].map(f32::to_bits);
+            [s.first, s.num_drafts, temperature, top_p, min_p, s.top_k, xtc[0], xtc[1]]
         }));
         words.extend(&self.sampled);
         words.extend(self.noise.iter().flatten());
+        words.extend(self.edits.iter().flat_map(pack_edit));
         words
     }
 }
@@ -146,4 +155,14 @@ fn pack_op(op: &KvOp) -> [u32; 6] {
             [2, from.slab.0, from.slot, to.slab.0, to.slot, num_tokens]
         }
     }
+}
+
+fn pack_edit(edit: &Edit) -> [u32; 6] {
+    let (kind, [a, b]) = match edit.change {
+        Change::Allow => (0, [0.0, 0.0]),
+        Change::Add(bias) => (1, [bias, 0.0]),
+        Change::Penalize { factor, subtract } => (2, [factor, subtract]),
+        Change::Spare => (3, [0.0, 0.0]),
+    };
+    [kind, edit.at, edit.len, edit.token, a.to_bits(), b.to_bits()]
 }

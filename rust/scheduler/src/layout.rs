@@ -9,6 +9,7 @@
 use crate::action::{PlannedRow, Rect, Sampler, StepPlan};
 use crate::config::ModelShape;
 use crate::draft_len::DRAFT_WIDTHS;
+use crate::edits::push_edits;
 use crate::ids::{ModelId, Row, SlabId};
 use crate::request::Request;
 use crate::rows::RowPool;
@@ -71,6 +72,7 @@ pub fn lay_out(
         samplers: Vec::new(),
         sampled: Vec::new(),
         noise: Vec::new(),
+        edits: Vec::new(),
     };
     let mut placed: Vec<Placed<'_>> = rows
         .iter()
@@ -98,15 +100,18 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
     if !it.planned.samples {
         return;
     }
-    let sampling = it.request.sampling;
-    let last = it.planned.num_new - 1;
+    let sampling = &it.request.sampling;
+    let (last, first) = (it.planned.num_new - 1, plan.sampled.len() as u32);
+    push_edits(it.request, &it.planned.drafts, first, &mut plan.edits);
     plan.samplers.push(Sampler {
-        first: plan.sampled.len() as u32,
+        first,
         num_drafts: it.planned.drafts.len() as u32,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
         min_p: sampling.min_p,
         top_k: sampling.top_k,
+        xtc_probability: sampling.xtc.probability,
+        xtc_threshold: sampling.xtc.threshold,
     });
     for offset in 0..=it.planned.drafts.len() as u32 {
         plan.sampled.push(it.at(last + offset));

@@ -12,6 +12,7 @@ use crate::ids::{ModelId, RequestId, SlabId};
 use crate::layout::lay_out;
 use crate::request::{Finish, Request, RequestStats};
 use crate::rows::{KvOp, RowPool};
+use crate::token_counts::TokenCounts;
 
 /// News of one request. The one with an `end` is its last.
 #[derive(Debug, PartialEq)]
@@ -279,6 +280,7 @@ impl Model {
                 "request {} overflows its row",
                 request.id
             );
+            request.counts.as_ref().map_or(Ok(()), TokenCounts::check_integrity)?;
         }
         ensure!(self.waiting.iter().all(|it| it.row.is_none()), "a waiting request holds a row");
         Ok(())

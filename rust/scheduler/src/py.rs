@@ -14,7 +14,8 @@ use crate::engine::{Engine, Runner};
 use crate::error::SubmitError;
 use crate::ids::{ModelId, RequestId};
 use crate::model::Event;
-use crate::request::{Finish, RequestStats, Sampling, Submission};
+use crate::request::{Finish, RequestStats, Submission};
+use crate::sampling::{Penalties, Sampling, Xtc};
 
 create_exception!(_scheduler, QueueFullError, PyRuntimeError, "The submission queue is full.");
 create_exception!(
@@ -70,7 +71,7 @@ impl Scheduler {
     }
 
     /// Queue a request; returns its id.
-    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, temperature, top_p, min_p, top_k, seed, speculate))]
+    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn submit(
         &self,
@@ -79,11 +80,7 @@ impl Scheduler {
         prompt: Vec<u32>,
         max_tokens: Option<u32>,
         stop_tokens: Vec<u32>,
-        temperature: f32,
-        top_p: f32,
-        min_p: f32,
-        top_k: u32,
-        seed: u64,
+        sampling: PySampling,
         speculate: bool,
     ) -> PyResult<u64> {
         let submission = Submission {
@@ -91,7 +88,7 @@ impl Scheduler {
             prompt,
             max_tokens,
             stop_tokens: stop_tokens.into(),
-            sampling: Sampling { temperature, top_p, min_p, top_k, seed },
+            sampling: sampling.into(),
             speculate,
         };
         // Indexing a long prompt takes milliseconds.
@@ -153,6 +150,52 @@ impl Scheduler {
         let mut runner = PyRunner { runner };
         let served = py.detach(|| self.engine.run(&mut runner));
         served.map_err(PyRuntimeError::new_err)
+    }
+}
+
+/// The attributes of the `sampling` that Python submits: see [`Sampling`].
+#[derive(FromPyObject)]
+struct PySampling {
+    temperature: f32,
+    top_p: f32,
+    min_p: f32,
+    top_k: u32,
+    xtc_probability: f32,
+    xtc_threshold: f32,
+    xtc_spared: Vec<u32>,
+    seed: u64,
+    repetition_penalty: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    bias: Vec<(u32, f32)>,
+    allowed: Option<Vec<u32>>,
+    banned: Vec<Vec<u32>>,
+    min_tokens: u32,
+}
+
+impl From<PySampling> for Sampling {
+    fn from(asked: PySampling) -> Self {
+        Self {
+            temperature: asked.temperature,
+            top_p: asked.top_p,
+            min_p: asked.min_p,
+            top_k: asked.top_k,
+            xtc: Xtc {
+                probability: asked.xtc_probability,
+                threshold: asked.xtc_threshold,
+                spared: asked.xtc_spared,
+            },
+            seed: asked.seed,
+            penalties: Penalties {
+                repetition: asked.repetition_penalty,
+                presence: asked.presence_penalty,
+                frequency: asked.frequency_penalty,
+            },
+            bias: asked.bias,
+            allowed: asked.allowed,
+            banned: asked.banned,
+            min_tokens: asked.min_tokens,
+        }
     }
 }
 

@@ -4,22 +4,9 @@ use std::sync::Arc;
 
 use crate::acceptance::Posterior;
 use crate::ids::{ModelId, RequestId, Row};
+use crate::sampling::Sampling;
 use crate::suffix::SuffixIndex;
-
-/// How the runner draws the next token. The seed fixes all noise; temperature 0 is greedy.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the largest.
-    pub temperature: f32,
-    /// Keep the likeliest tokens up to this mass; 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens at least this likely, relative to the likeliest; 0 keeps all.
-    pub min_p: f32,
-    /// Keep this many of the likeliest tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Seeds the noise.
-    pub seed: u64,
-}
+use crate::token_counts::TokenCounts;
 
 /// Everything a caller says about a request.
 #[derive(Debug, Clone)]
@@ -83,12 +70,15 @@ pub struct Request {
     pub(crate) model: ModelId,
     /// Prompt and output so far.
     pub(crate) tokens: Vec<u32>,
+    num_prompt: u32,
     /// Tokens whose KV is in the row. Prefill is this catching up with `tokens`; decode is one behind.
     pub(crate) num_computed: u32,
     /// Length of `tokens` at which the request ends.
     pub(crate) max_len: u32,
     pub(crate) stop_tokens: Arc<[u32]>,
     pub(crate) sampling: Sampling,
+    /// What penalties go by; absent where there are none.
+    pub(crate) counts: Option<TokenCounts>,
     /// What follows the current context; absent where drafting is off.
     pub(crate) suffix: Option<SuffixIndex>,
     pub(crate) posterior: Posterior,
@@ -108,6 +98,14 @@ impl Request {
             index.extend(&submission.prompt);
             index
         });
+        let penalties = submission.sampling.penalties;
+        let counts = penalties.any().then(|| {
+            let mut counts = TokenCounts::default();
+            if penalties.reads_prompt() {
+                counts.read_prompt(&submission.prompt);
+            }
+            counts
+        });
         Self {
             id,
             model: submission.model,
@@ -115,6 +113,8 @@ impl Request {
             max_len,
             stop_tokens: submission.stop_tokens,
             sampling: submission.sampling,
+            counts,
+            num_prompt: submission.prompt.len() as u32,
             suffix,
             posterior: Posterior::default(),
             row: None,
@@ -134,6 +134,11 @@ impl Request {
         self.tokens.len() as u32
     }
 
+    /// Tokens of the output so far.
+    pub(crate) fn num_generated(&self) -> u32 {
+        self.len() - self.num_prompt
+    }
+
     /// Known tokens whose KV is still to be computed; 1 means decoding.
     pub(crate) fn num_pending(&self) -> u32 {
         self.len() - self.num_computed
@@ -150,11 +155,14 @@ impl Request {
 
     /// Append generated tokens up to the end of the request; returns how many were taken and, if
     /// it has ended, why.
-    pub(crate) fn append(&mut self, generated: &[u32]) -> (usize, Option<Finish>) {
+    pub fn append(&mut self, generated: &[u32]) -> (usize, Option<Finish>) {
         for (index, &token) in generated.iter().enumerate() {
             self.tokens.push(token);
             if let Some(suffix) = &mut self.suffix {
                 suffix.push(token);
+            }
+            if let Some(counts) = &mut self.counts {
+                counts.push(token);
             }
             if self.stop_tokens.contains(&token) {
                 return (index + 1, Some(Finish::Stop));

@@ -113,7 +113,7 @@ impl Scheduler {
             self.turn = index + 1;
             let model = self.entries[index].model.as_mut().filter(|model| model.has_work());
             if let Some(plan) = model.and_then(|model| model.plan(&self.config, now_ns)) {
-                return Action::Step(plan);
+                return Action::Step(Box::new(plan));
             }
         }
         Action::Idle

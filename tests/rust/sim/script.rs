@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use mlxspec_scheduler::config::ModelShape;
 use mlxspec_scheduler::ids::ModelId;
-use mlxspec_scheduler::request::{Finish, Sampling, Submission};
+use mlxspec_scheduler::request::{Finish, Submission};
+use mlxspec_scheduler::sampling::Sampling;
 
 /// The token that fills what nobody reads; never generated.
 pub(crate) const PADDING: u32 = 0;
@@ -92,8 +93,7 @@ impl Script {
     /// Compute what becomes of the `number`th request.
     pub(crate) fn new(number: u32, wish: Wish, max_len: u32) -> Self {
         let seed = mix(u64::from(number));
-        let sampling =
-            Sampling { temperature: wish.temperature, top_p: 1.0, min_p: 0.0, top_k: 0, seed };
+        let sampling = Sampling { temperature: wish.temperature, seed, ..Sampling::default() };
         let mut row = vec![Seen::after(None, FIRST_NAME + number)];
         while row.len() < wish.num_prompt {
             let token = next_token(&row, Some([number, 7]));
@@ -131,7 +131,7 @@ impl Script {
             prompt: self.tokens[..self.num_prompt].to_vec(),
             max_tokens: Some(self.max_len - self.num_prompt as u32),
             stop_tokens: self.stop.into_iter().collect(),
-            sampling: self.sampling,
+            sampling: self.sampling.clone(),
             speculate: self.speculate,
         }
     }

@@ -43,17 +43,39 @@ def test_every_sampling_field_reaches_the_engine(
         "min_p": 0.1,
         "seed": 3,
         "max_tokens": 9,
+        "min_tokens": 2,
         "stop": ["a", "b"],
+        "stop_token_ids": [7],
         "ignore_eos": True,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -1,
+        "logit_bias": {"5": -100, "foo": 0},
+        "allowed_token_ids": [5, 6],
+        "bad_words": ["no"],
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
         "speculative": {"enabled": False},
     }
     assert client.post(CHAT, json=chat(**fields)).status_code == 200
     [request] = engine.requests
     assert request.sampling == SamplingParams(
-        temperature=0.5, top_p=0.9, top_k=40, min_p=0.1, seed=3
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.1,
+        xtc_probability=0.5,
+        xtc_threshold=0.2,
+        seed=3,
+        repetition_penalty=1.1,
+        presence_penalty=0.5,
+        frequency_penalty=-1,
+        logit_bias={5: -100},
+        allowed_token_ids=(5, 6),
+        bad_words=("no",),
     )
-    assert request.max_tokens == 9
-    assert request.stop == ("a", "b")
+    assert (request.min_tokens, request.max_tokens) == (2, 9)
+    assert (request.stop, request.stop_token_ids) == (("a", "b"), (7,))
     assert request.ignore_eos
     assert not request.speculative
 

@@ -33,8 +33,7 @@ def plan(
     """A greedy step; `sampled` lists each sampling row's last known token and its drafts."""
     count = len(num_drafts)
     first = np.cumsum([0, *(drafts + 1 for drafts in num_drafts)])[:count].astype(np.uint32)
-    zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
-    samplers = Samplers(first, words(*num_drafts), zeros, ones, zeros, np.zeros(count, np.uint32))
+    samplers = Samplers.greedy(first, words(*num_drafts))
     no_ops, no_keys = np.zeros((0, 6), np.uint32), np.zeros((len(sampled), 2), np.uint32)
     return StepPlan(0, no_ops, rects, tokens, positions, samplers, sampled, no_keys)
 

@@ -9,6 +9,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's documented default of /v1/completions; chats run to the end of the context."""
 
 MAX_PROMPTS = 64
+MAX_ID_DIGITS = 10
 
 
 def chat_request(params: ChatParams) -> GenerationRequest:
@@ -36,7 +37,9 @@ def _request(
         prompt=prompt,
         sampling=_sampling(params),
         max_tokens=num_tokens(max_tokens),
+        min_tokens=_min_tokens(params, max_tokens),
         stop=stop_strings(_stops(params), "stop"),
+        stop_token_ids=tuple(params.stop_token_ids or ()),
         ignore_eos=bool(params.ignore_eos),
         speculative=params.speculative is None or params.speculative.enabled,
     )
@@ -48,8 +51,38 @@ def _sampling(params: CommonParams) -> SamplingParams:
         top_p=1.0 if params.top_p is None else params.top_p,
         top_k=max(0, params.top_k or 0),
         min_p=params.min_p or 0.0,
+        xtc_probability=params.xtc_probability or 0.0,
+        xtc_threshold=0.1 if params.xtc_threshold is None else params.xtc_threshold,
         seed=seed(params.seed),
+        repetition_penalty=params.repetition_penalty or 1.0,
+        presence_penalty=params.presence_penalty or 0.0,
+        frequency_penalty=params.frequency_penalty or 0.0,
+        logit_bias=_logit_bias(params.logit_bias or {}),
+        allowed_token_ids=tuple(params.allowed_token_ids) if params.allowed_token_ids else None,
+        bad_words=tuple(params.bad_words or ()),
     )
+
+
+def _logit_bias(bias: dict[str, float | None]) -> dict[int, float]:
+    """By token id; entries that change nothing are left out, whatever their key."""
+    asked = {key: value for key, value in bias.items() if value}
+    for key in asked:
+        if not (key.isascii() and key.isdigit() and len(key) <= MAX_ID_DIGITS):
+            raise BadRequestError(
+                f"logit_bias key {key[:32]!r} is not a token id: send ids as decimal strings",
+                param="logit_bias",
+            )
+    return {int(key): value for key, value in asked.items()}
+
+
+def _min_tokens(params: CommonParams, max_tokens: int | None) -> int:
+    least = params.min_tokens or 0
+    if max_tokens is not None and least > max_tokens:
+        raise BadRequestError(
+            f"min_tokens={least} is more than max_tokens={max_tokens}: lower it",
+            param="min_tokens",
+        )
+    return num_tokens(least) or 0
 
 
 def _stops(params: CommonParams) -> list[str]:

@@ -7,6 +7,9 @@ from msgspec import Meta, Struct
 from mlxspec.api.bounds import Name, NumTokens, Temperature, TokenId, TopK, Unit
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+TokenIds = Annotated[list[TokenId], Meta(min_length=1, max_length=4096)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+BadWord = Annotated[str, Meta(min_length=1, max_length=256)]
 Copies = Annotated[int, Meta(ge=1, le=128)]
 StopStrings = str | Annotated[list[str], Meta(max_length=8)]
 
@@ -48,8 +51,14 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     n: Copies | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float | None] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[str, Bias | None], Meta(max_length=1024)] | None = None
+    min_tokens: NumTokens | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Annotated[list[BadWord], Meta(max_length=128)] | None = None
+    xtc_probability: Unit | None = None
+    xtc_threshold: Annotated[float, Meta(ge=0, le=0.5)] | None = None
 
 
 class ContentPart(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """What a request may ask of OpenAI's API and not of this server: refused by name.
 
-Values that ask for nothing (n=1, a penalty of 0, an empty bias) pass. A feature that gets built
+Values that ask for nothing (n=1) pass. A feature that gets built
 loses its line here.
 """
 
@@ -24,10 +24,6 @@ def _more_than_one(value: int) -> bool:
     return value > 1
 
 
-def _any_bias(value: dict[str, float | None]) -> bool:
-    return any(value.values())
-
-
 def _not_text(value: Any) -> bool:
     return bool(value.type != "text")
 
@@ -45,17 +41,7 @@ def _given(_value: int) -> bool:
     return True
 
 
-COMMON = (
-    Refusal("n", _more_than_one, "n={value} is not supported: send {value} requests"),
-    Refusal("presence_penalty", bool, "presence_penalty={value} is not supported: send 0"),
-    Refusal("frequency_penalty", bool, "frequency_penalty={value} is not supported: send 0"),
-    Refusal(
-        "repetition_penalty",
-        lambda value: value != 1,
-        "repetition_penalty={value} is not supported: send 1",
-    ),
-    Refusal("logit_bias", _any_bias, "logit_bias is not supported: leave it out or send zeros"),
-)
+COMMON = (Refusal("n", _more_than_one, "n={value} is not supported: send {value} requests"),)
 
 CHAT = (
     *COMMON,
