@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -37,12 +38,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
     pytest.fail(f"not ready after {START_SECONDS} s:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="session")
-def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of a server of the demo model; it must end cleanly, and promptly, on SIGTERM."""
+@contextmanager
+def started(model: str, log: Path) -> Iterator[str]:
+    """Base URL of a server of one model; it must end cleanly, and promptly, on SIGTERM."""
     url = f"http://127.0.0.1:{free_port()}"
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "mlxspec", "serve", "demo", "--port", url.rpartition(":")[2]]
+    command = [sys.executable, "-m", "mlxspec", "serve", model, "--port", url.rpartition(":")[2]]
     limits = ["--max-running", str(MAX_RUNNING), "--max-waiting", str(MAX_WAITING)]
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -59,6 +59,13 @@ def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of a server of the demo model."""
+    with started("demo", tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
 
 
 @pytest.fixture

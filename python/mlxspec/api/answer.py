@@ -15,15 +15,17 @@ from mlxspec.api.exchange import Exchange
 from mlxspec.api.no_tokens import NoTokens
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import Framing, check_end, encode, lost_request, merge, stream_response
-from mlxspec.engine.request import Delta, FinishReason, GenerationRequest
+from mlxspec.engine.request import Delta, FinishReason, GenerationRequest, ToolCall
 from mlxspec.errors import MlxspecError
 
 
 class Completed(Struct, frozen=True):
-    """A whole generated text and why it ended."""
+    """A whole reply and why it ended."""
 
     text: str
     finish_reason: FinishReason
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
     stop: str | None = None
     """The stop string that ended it, if one did."""
 
@@ -50,13 +52,17 @@ async def deltas(generation: GenerationLike, idle_seconds: float) -> AsyncGenera
 
 
 async def complete(generation: GenerationLike) -> Completed:
-    """The generation's text once it has ended; raises `check_end`'s errors."""
-    texts = []
-    async for delta in generation:
-        texts.append(check_end(delta).text)
-        if delta.finish_reason:
-            return Completed("".join(texts), delta.finish_reason, delta.stop)
-    raise lost_request()
+    """The generation's reply once it has ended; raises `check_end`'s errors."""
+    deltas = [check_end(delta) async for delta in generation]
+    if not deltas or deltas[-1].finish_reason is None:
+        raise lost_request()
+    return Completed(
+        text="".join(delta.text for delta in deltas),
+        finish_reason=deltas[-1].finish_reason,
+        reasoning="".join(delta.reasoning for delta in deltas),
+        calls=tuple(delta.call for delta in deltas if delta.call),
+        stop=deltas[-1].stop,
+    )
 
 
 def send_json(answer: Struct) -> Response[bytes]:

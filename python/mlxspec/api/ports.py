@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from mlxspec.engine.request import (
+    PLAIN_CHAT,
+    ChatOptions,
     Delta,
     GenerationRequest,
     Message,
@@ -67,6 +69,8 @@ class EngineLike(Protocol):
         """Render, tokenise and queue; raises MlxspecError when the request is refused."""
         ...
 
-    async def tokenize(self, model: str, prompt: list[Message] | str) -> list[int]:
+    async def tokenize(
+        self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
+    ) -> list[int]:
         """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError."""
         ...

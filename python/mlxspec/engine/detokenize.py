@@ -5,14 +5,17 @@ from tokenizers.decoders import DecodeStream
 
 
 class Detokenizer:
-    """Text of one request's output. Special tokens have none."""
+    """Text of one request's output. Hidden tokens have none."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._hidden = hidden
+        self._stream = DecodeStream(skip_special_tokens=False)
 
-    def push(self, token: int) -> str:
+    def push(self, token: int, *, show_hidden: bool = False) -> str:
         """Text that is certain after this token; empty inside a multi-byte character."""
+        if token in self._hidden and not show_hidden:
+            return ""
         return self._stream.step(self._tokenizer, token) or ""
 
 

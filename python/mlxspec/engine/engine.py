@@ -18,7 +18,13 @@ from msgspec import Struct
 from mlxspec import _scheduler
 from mlxspec.config import Config
 from mlxspec.engine.generation import End, Generation
-from mlxspec.engine.request import GenerationRequest, Message, ModelCard
+from mlxspec.engine.request import (
+    PLAIN_CHAT,
+    ChatOptions,
+    GenerationRequest,
+    Message,
+    ModelCard,
+)
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import stop_tokens, token_sampling
 from mlxspec.engine.tokenizer import Tokenizer
@@ -89,6 +95,7 @@ class ServedModel:
             model_type=stored.model_type if stored else "unknown",
             dtype=stored.dtype if stored else "unknown",
             chat_template=tokenizer.chat_template if tokenizer else "",
+            capabilities=tokenizer.capabilities if tokenizer else ("completion",),
         )
 
 
@@ -163,12 +170,14 @@ class Engine:
         """
         index = self._find(request.model)
         tokenizer = self._tokenizer(index)
-        prompt = await asyncio.to_thread(tokenizer.encode, request.prompt)
+        prompt = await asyncio.to_thread(tokenizer.encode, request.prompt, request.chat)
         return self._submit(request, index, tokenizer, prompt)
 
-    async def tokenize(self, model: str, prompt: list[Message] | str) -> list[int]:
+    async def tokenize(
+        self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
+    ) -> list[int]:
         """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError."""
-        return await asyncio.to_thread(self._tokenizer(self._find(model)).encode, prompt)
+        return await asyncio.to_thread(self._tokenizer(self._find(model)).encode, prompt, chat)
 
     def _find(self, model: str) -> int:
         index = self._index.get(model)
@@ -215,10 +224,7 @@ class Engine:
             raise BadRequestError(str(error)) from None
         generation = Generation(
             num_prompt_tokens=len(prompt),
-            detokenizer=tokenizer.detokenizer(),
-            stop=request.stop,
-            stop_tokens=frozenset(stops),
-            min_tokens=request.min_tokens,
+            output=tokenizer.output(request, prompt, frozenset(stops)),
             abort=lambda: self._scheduler.abort(request_id),
         )
         self._generations[request_id] = generation

@@ -1,4 +1,4 @@
-"""One running request as its client sees it: a stream of text deltas, then usage and metrics."""
+"""One running request as its client sees it: a stream of deltas, then usage and metrics."""
 
 import asyncio
 import time
@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-from mlxspec.engine.detokenize import Detokenizer, StopStrings
+from mlxspec.engine.output import Output
+from mlxspec.engine.reply import Part
 from mlxspec.engine.request import (
     Delta,
     FinishReason,
@@ -35,23 +36,17 @@ class Generation:
         self,
         *,
         num_prompt_tokens: int,
-        detokenizer: Detokenizer,
-        stop: tuple[str, ...],
-        stop_tokens: frozenset[int],
-        min_tokens: int,
+        output: Output,
         abort: Callable[[], None],
     ) -> None:
-        self._detokenizer = detokenizer
-        self._stop = StopStrings(stop)
-        self._stop_tokens = stop_tokens
-        self._min_tokens = min_tokens
+        self._output = output
         self._abort = abort
         self._tokens: deque[int] = deque()
         self._end: End | None = None
         self._news = asyncio.Event()
         self._closed = False
         self._prompt_tokens = num_prompt_tokens
-        self._completion_tokens = 0
+        self._told_tokens = 0
         self._submitted = time.monotonic()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -75,13 +70,13 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Deltas until the one with a finish reason; raises EngineError if the step failed."""
         while True:
-            delta = self._next_delta()
-            if delta.finish_reason and self._end is None:
-                # A stop string: the scheduler's own end, with what it measured, is a step away.
+            finish = self._read_tokens()
+            if finish and self._end is None:
+                # We end it: the scheduler's own end, with what it measured, is a step away.
                 await self._until_ended()
-            if delta.text or delta.finish_reason:
+            for delta in self._deltas(finish):
                 yield delta
-            if delta.finish_reason:
+            if finish:
                 return
             if not self._tokens and self._end is None:
                 self._news.clear()
@@ -92,37 +87,38 @@ class Generation:
             self._news.clear()
             await self._news.wait()
 
-    def _next_delta(self) -> Delta:
-        """Everything that has come since the last one."""
-        pieces: list[str] = []
-        start = self._completion_tokens
+    def _read_tokens(self) -> FinishReason | None:
+        """Move what has come into the output; returns why it ends there, if it does."""
         while self._tokens:
-            token = self._tokens.popleft()
-            self._completion_tokens += 1
-            text = "" if token in self._stop_tokens else self._detokenizer.push(token)
-            early = self._completion_tokens <= self._min_tokens
-            safe, stopped = (text, False) if early else self._stop.push(text)
-            pieces.append(safe)
-            if stopped:
+            if self._output.push(self._tokens.popleft()):
                 self._tokens.clear()
                 self.close()
-                return self._delta(pieces, start, "stop")
+                return self._finished("stop")
         if self._end is None:
-            return self._delta(pieces, start, None)
+            return None
         if self._end.reason == "error":
             raise EngineError(
                 "the request could not be finished: send it again; the server's log has the cause"
             )
-        pieces.append(self._stop.flush())
-        return self._delta(pieces, start, self._end.reason)
+        return self._finished(self._end.reason)
 
-    def _delta(self, pieces: list[str], start: int, finish: FinishReason | None) -> Delta:
-        return Delta(
-            text="".join(pieces),
-            num_tokens=self._completion_tokens - start,
+    def _finished(self, reason: FinishReason) -> FinishReason:
+        self._output.finish()
+        return "tool_calls" if reason == "stop" and self._output.has_calls else reason
+
+    def _deltas(self, finish: FinishReason | None) -> list[Delta]:
+        """The output's new parts; the last one counts the tokens and tells the end."""
+        parts = self._output.take() or ([Part()] if finish else [])
+        if not parts:
+            return []
+        start, self._told_tokens = self._told_tokens, self._output.num_tokens
+        last = Delta(
+            **parts[-1]._asdict(),
+            num_tokens=self._told_tokens - start,
             finish_reason=finish,
-            stop=self._stop.matched,
+            stop=self._output.stop,
         )
+        return [*(Delta(**part._asdict()) for part in parts[:-1]), last]
 
     @property
     def age_seconds(self) -> float:
@@ -130,12 +126,16 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._output.num_tokens,
+            reasoning_tokens=self._output.num_reasoning_tokens,
+        )
 
     @property
     def metrics(self) -> RequestMetrics:
         first, last = self._first_token, self._last_token
-        gaps = self._completion_tokens - 1
+        gaps = self._output.num_tokens - 1
         between = last - first if first is not None and last is not None and gaps > 0 else None
         return RequestMetrics(
             time_to_first_token_ms=None if first is None else (first - self._submitted) * 1e3,

@@ -7,7 +7,10 @@ from msgspec import Struct
 Message = dict[str, Any]
 """One chat message as the chat template sees it: at least `role` and `content`."""
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+Tool = dict[str, Any]
+"""One function tool, as templates see it: `type`, and `function` with name and JSON schema."""
+
+FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
@@ -33,13 +36,29 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     bad_words: tuple[str, ...] = ()
 
 
+class ChatOptions(Struct, frozen=True, kw_only=True):
+    """How messages become a prompt and how the reply to them is read.
+
+    `template_kwargs` are variables of the chat template. `continue_final_message` leaves the last
+    message open, for the model to go on with.
+    """
+
+    tools: list[Tool] = []
+    parallel_tool_calls: bool = True
+    template_kwargs: dict[str, Any] = {}
+    continue_final_message: bool = False
+
+
+PLAIN_CHAT = ChatOptions()
+
+
 class GenerationRequest(Struct, frozen=True, kw_only=True):
     """One prompt and how to continue it.
 
-    `prompt` is chat messages, raw text, or token ids. `max_tokens` None means: to the end of the
-    context. `stop` strings and tokens end the text before themselves, but not before `min_tokens`;
-    `ignore_eos` keeps the model's own stop tokens from ending it. `speculative` False decodes
-    plainly.
+    `prompt` is chat messages, raw text, or token ids; `chat` is for messages only. `max_tokens`
+    None means: to the end of the context. `stop` strings and tokens end the text before themselves,
+    but not before `min_tokens`; `ignore_eos` keeps the model's own stop tokens from ending it.
+    `speculative` False decodes plainly.
     """
 
     model: str
@@ -51,13 +70,31 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     speculative: bool = True
+    chat: ChatOptions = PLAIN_CHAT
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    """A model's wish to have a tool called; `arguments` is JSON text.
+
+    `index` is its place among the calls of one reply.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 class Delta(Struct, frozen=True, kw_only=True):
-    """New text of one request. The last delta, and only it, has a finish reason."""
+    """What is new of one request. The last delta, and only it, has a finish reason.
 
-    text: str
-    num_tokens: int
+    It has one of: text of the answer, text of the reasoning, a whole tool call.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    call: ToolCall | None = None
+    num_tokens: int = 0
     finish_reason: FinishReason | None = None
     stop: str | None = None
     """The stop string that ended the text, if one did."""
@@ -68,6 +105,8 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
+    """How many of the completion's tokens are reasoning."""
 
 
 class SpeculationMetrics(Struct, frozen=True, kw_only=True):
@@ -96,7 +135,7 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
     speculative_decoding: SpeculationMetrics | None
 
 
-Capability = Literal["completion"]
+Capability = Literal["completion", "tools", "thinking"]
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):

@@ -1,17 +1,28 @@
-"""A model's tokenizer: prompts in, token ids out, and ids back to text as they come."""
+"""A model's tokenizer: prompts in, token ids out, and what reads ids back as they come."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import structlog
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 from tokenizers import Tokenizer as FastTokenizer
 
+from mlxspec.engine.chat_template import ChatTemplate
+from mlxspec.engine.conversation import Conversation
 from mlxspec.engine.detokenize import Detokenizer
-from mlxspec.engine.request import Message
+from mlxspec.engine.output import Output
+from mlxspec.engine.reply import ReplyParser
+from mlxspec.engine.reply_format import ReplyFormat
+from mlxspec.engine.request import PLAIN_CHAT, Capability, ChatOptions, GenerationRequest, Message
 from mlxspec.errors import BadRequestError
+
+log = structlog.get_logger()
+
+PROMPT_END_TOKENS = 16
+"""Enough of a prompt's end to hold a marker that opens the reply."""
 
 
 class Tokenizer:
@@ -21,6 +32,12 @@ class Tokenizer:
         self._wrapper = wrapper
         self._fast: FastTokenizer = wrapper.backend_tokenizer
         self.chat_template = str(wrapper.chat_template or "")
+        self._conversation = _conversation(wrapper)
+        self._format = ReplyFormat(wrapper)
+        self._special = frozenset(
+            token for token, added in self._fast.get_added_tokens_decoder().items() if added.special
+        )
+        self._hidden = self._special - self._marker_tokens()
         self.stop_tokens: list[int] = sorted(wrapper.eos_token_ids)
         self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
         self.newline_tokens: list[int] = self.encode_piece("\n")
@@ -30,33 +47,61 @@ class Tokenizer:
         """Read the tokenizer of a model folder; end-of-text tokens are those of its configs."""
         return cls(load_tokenizer(folder, eos_token_ids=_eos_token_ids(folder)))
 
-    def encode(self, prompt: list[Message] | str | list[int]) -> list[int]:
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What the model's template and vocabulary are made for."""
+        tools: tuple[Capability, ...] = ("tools",) if self._wrapper.has_tool_calling else ()
+        thinking: tuple[Capability, ...] = ("thinking",) if self._wrapper.has_thinking else ()
+        return ("completion", *tools, *thinking)
+
+    def encode(
+        self, prompt: list[Message] | str | list[int], chat: ChatOptions = PLAIN_CHAT
+    ) -> list[int]:
         """Token ids of a prompt. Raises BadRequestError when the template refuses the messages."""
         if isinstance(prompt, str):
             return list(self._wrapper.encode(prompt))
         if prompt and isinstance(prompt[0], int):
             return self._checked([int(token) for token in prompt])
-        return self._encode_chat(prompt)  # type: ignore[arg-type]
+        text = self.render(prompt, chat)  # type: ignore[arg-type]
+        return self.encode_piece(text)
 
     def encode_piece(self, text: str) -> list[int]:
         """Token ids of a text that stands inside another one."""
         return list(self._fast.encode(text, add_special_tokens=False).ids)
 
-    def _encode_chat(self, messages: list[Message]) -> list[int]:
-        if not self._wrapper.has_chat_template:
+    def render(self, messages: list[Message], chat: ChatOptions) -> str:
+        """The text of a conversation's prompt; raises BadRequestError as `encode` does."""
+        if self._conversation is None:
             raise BadRequestError(
                 "the model has no chat template: use /v1/completions with a plain prompt",
                 param="messages",
             )
-        try:
-            text = self._wrapper.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # noqa: BLE001 - a template may raise anything it likes
-            raise BadRequestError(
-                f"the model's chat template refuses these messages: {error}", param="messages"
-            ) from None
-        return self.encode_piece(text)
+        return self._conversation.render(messages, chat)
+
+    def output(
+        self, request: GenerationRequest, prompt: list[int], stop_tokens: frozenset[int]
+    ) -> Output:
+        """A fresh reader of one request's tokens; `prompt` is what `encode` made of it."""
+        is_chat = bool(request.prompt) and isinstance(request.prompt[0], dict)
+        return Output(
+            Detokenizer(self._fast, self._hidden if is_chat else self._special),
+            request.stop,
+            stop_tokens,
+            request.min_tokens,
+            self._reply(request, prompt) if is_chat else ReplyParser.plain(),
+        )
+
+    def _reply(self, request: GenerationRequest, prompt: list[int]) -> ReplyParser:
+        end = self._fast.decode(prompt[-PROMPT_END_TOKENS:], skip_special_tokens=False)
+        return self._format.parser(request.chat, end)
+
+    def _marker_tokens(self) -> frozenset[int]:
+        """Special tokens that are a marker or a part of one: the reply's parser must see them."""
+        added = self._fast.get_added_tokens_decoder()
+        markers = self._format.markers
+        return frozenset(
+            token for token in self._special if any(added[token].content in it for it in markers)
+        )
 
     def _checked(self, tokens: list[int]) -> list[int]:
         self.check_known(tokens, "prompt")
@@ -72,9 +117,25 @@ class Tokenizer:
                     param=param,
                 )
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh one per request."""
-        return Detokenizer(self._fast)
+
+def _conversation(wrapper: TokenizerWrapper) -> Conversation | None:
+    """How the model's chats are rendered; None if it has no template, or one that is broken."""
+    if not wrapper.has_chat_template:
+        return None
+    source: str | dict[str, str] | None = wrapper.chat_template
+    if source is None or "chat_template_type" in wrapper.init_kwargs:
+        return Conversation.of_mlx_lm(wrapper)
+    try:
+        template = ChatTemplate(source, wrapper.special_tokens_map)
+    except ValueError as error:
+        log.warning("the chat template cannot be used", error=str(error).partition("\n")[0])
+        return None
+    return Conversation(
+        template.render,
+        thinks=wrapper.has_thinking,
+        knows_developer=template.knows_developer,
+        parse_arguments=True,
+    )
 
 
 def _eos_token_ids(folder: Path) -> list[int] | None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import Struct
 
 from mlxspec.engine.request import (
+    PLAIN_CHAT,
+    ChatOptions,
     Delta,
     FinishReason,
     GenerationRequest,
@@ -35,8 +37,8 @@ METRICS = RequestMetrics(
 )
 PROMPT_TOKENS = 7
 
-Step = str | float | asyncio.Event | Exception
-"""New text, seconds to sleep, something to wait for, or a failure."""
+Step = str | Delta | float | asyncio.Event | Exception
+"""New text, a whole delta, seconds to sleep, something to wait for, or a failure."""
 
 
 class FakeCounters(Struct, frozen=True, kw_only=True):
@@ -75,6 +77,7 @@ class FakeGeneration:
         self._finish = finish
         self._stop = stop
         self._num_tokens = 0
+        self._num_reasoning_tokens = 0
         self._aborted = asyncio.Event()
         self.waiting = asyncio.Event()
         """Set when the script first waits for something."""
@@ -88,6 +91,10 @@ class FakeGeneration:
                 case str():
                     self._num_tokens += 1
                     yield Delta(text=step, num_tokens=1)
+                case Delta():
+                    self._num_tokens += step.num_tokens
+                    self._num_reasoning_tokens += step.num_tokens if step.reasoning else 0
+                    yield step
                 case Exception():
                     raise step
                 case _:
@@ -122,7 +129,11 @@ class FakeGeneration:
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=self._num_tokens)
+        return Usage(
+            prompt_tokens=PROMPT_TOKENS,
+            completion_tokens=self._num_tokens,
+            reasoning_tokens=self._num_reasoning_tokens,
+        )
 
     @property
     def metrics(self) -> RequestMetrics:
@@ -190,7 +201,9 @@ class FakeEngine:
     def counters(self) -> FakeCounters:
         return FakeCounters()
 
-    async def tokenize(self, model: str, prompt: list[Message] | str) -> list[int]:
+    async def tokenize(
+        self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
+    ) -> list[int]:
         """One token a word of the text, or a message."""
         if model not in self.states:
             raise ModelNotFoundError(f"model {model} is not served here", param="model")

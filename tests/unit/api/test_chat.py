@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 from litestar.testing import TestClient
-from wire import CHAT, chat
+from wire import CHAT, chat, usage
 
 from mlxspec.api.openai.params import ChatParams
 from mlxspec.engine.request import SamplingParams
@@ -28,7 +28,7 @@ def test_the_answer_has_openais_keys_and_our_metrics(client: TestClient[Any]) ->
             "finish_reason": "stop",
         }
     ]
-    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    assert answer["usage"] == usage(7, 2)
     assert answer["metrics"]["time_to_first_token_ms"] == 12.0
     assert answer["metrics"]["speculative_decoding"]["acceptance_histogram"] == [0, 1, 1]
 
@@ -109,7 +109,7 @@ def test_zero_tokens_answer_empty_and_free_the_request(
     answer = response.json()
     assert answer["choices"][0]["message"]["content"] == ""
     assert answer["choices"][0]["finish_reason"] == "length"
-    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}
+    assert answer["usage"] == usage(7, 0)
     assert engine.generations[0].closed
 
 

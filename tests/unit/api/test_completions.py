@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 from litestar.testing import TestClient
-from wire import COMPLETIONS, assert_error, completion, sse_frames
+from wire import COMPLETIONS, assert_error, completion, sse_frames, usage
 
 
 def test_the_answer_has_openais_keys(client: TestClient[Any]) -> None:
@@ -61,7 +61,7 @@ def test_sixteen_tokens_are_the_default(client: TestClient[Any], engine: FakeEng
 def test_several_prompts_have_no_metrics_but_the_sum_of_usage(client: TestClient[Any]) -> None:
     answer = client.post(COMPLETIONS, json=completion(prompt=["a", "b"])).json()
     assert answer["metrics"] is None
-    assert answer["usage"] == {"prompt_tokens": 14, "completion_tokens": 4, "total_tokens": 18}
+    assert answer["usage"] == usage(14, 4)
 
 
 def test_echo_puts_the_prompt_before_its_text(client: TestClient[Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 from litestar.testing import TestClient
-from wire import CHAT, COMPLETIONS, chat, completion, ndjson_lines, sse_frames
+from wire import CHAT, COMPLETIONS, chat, completion, ndjson_lines, sse_frames, usage
 
 from mlxspec.errors import EngineError
 
@@ -52,7 +52,7 @@ def test_usage_comes_in_one_last_chunk_without_choices(client: TestClient[Any]) 
     assert [frame["usage"] for frame in frames] == [None] * 4
     assert not any("metrics" in frame for frame in frames)
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    assert last["usage"] == usage(7, 2)
     assert last["metrics"]["speculative_decoding"]["num_spec_steps"] == 2
 
 
@@ -143,7 +143,7 @@ def test_several_prompts_stream_with_their_index(
     client: TestClient[Any], engine: FakeEngine
 ) -> None:
     body = completion(prompt=["a", "b", "c"], stream=True, stream_options={"include_usage": True})
-    *frames, usage, done = sse_frames(client.post(COMPLETIONS, json=body).text)
+    *frames, last, done = sse_frames(client.post(COMPLETIONS, json=body).text)
     assert done == "[DONE]"
     texts = dict.fromkeys(range(3), "")
     ends = []
@@ -152,9 +152,9 @@ def test_several_prompts_stream_with_their_index(
         ends.append(choice["finish_reason"])
     assert texts == dict.fromkeys(range(3), "Hello world")
     assert ends.count("stop") == 3
-    assert usage["choices"] == []
-    assert usage["usage"] == {"prompt_tokens": 21, "completion_tokens": 6, "total_tokens": 27}
-    assert usage["metrics"] is None
+    assert last["choices"] == []
+    assert last["usage"] == usage(21, 6)
+    assert last["metrics"] is None
     assert [request.prompt for request in engine.requests] == ["a", "b", "c"]
 
 

@@ -24,6 +24,16 @@ def completion(**fields: Any) -> dict[str, Any]:
     return {"model": "demo", "prompt": "once", **fields}
 
 
+def usage(prompt: int, completion: int, reasoning: int = 0) -> dict[str, Any]:
+    """OpenAI's token counts."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
 def sse_frames(text: str) -> list[Any]:
     """Every frame in order: decoded objects, the string `[DONE]`, comments as they are."""
     assert text.endswith("\n\n")

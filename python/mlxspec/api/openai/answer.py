@@ -55,8 +55,8 @@ class Answerer:
                     yield None
                     continue
                 index, delta = indexed
-                if delta.text:
-                    yield wording.text(index, delta.text)
+                for chunk in wording.news(index, delta):
+                    yield chunk
                 if delta.finish_reason:
                     metrics = UNSET if with_usage else _the_metrics(generations)
                     yield wording.finish(index, delta.finish_reason, metrics)

@@ -27,8 +27,9 @@ from mlxspec.api.openai.schema import (
     ChatDelta,
     TokenUsage,
 )
+from mlxspec.api.openai.tool_calls import chat_deltas, whole_call
 from mlxspec.api.openai.wording import Metrics
-from mlxspec.engine.request import FinishReason
+from mlxspec.engine.request import Delta, FinishReason
 
 DECODER = msgspec.json.Decoder(ChatParams)
 
@@ -68,9 +69,9 @@ class ChatWording(Struct, frozen=True):
         """The role comes first, with an empty text."""
         return self._chunk(index, ChatDelta(role="assistant", content=""))
 
-    def text(self, index: int, text: str) -> ChatChunk:
-        """New text."""
-        return self._chunk(index, ChatDelta(content=text))
+    def news(self, index: int, delta: Delta) -> list[ChatChunk]:
+        """New text, new reasoning, or a tool call: first its name, then its arguments."""
+        return [self._chunk(index, new) for new in chat_deltas(delta)]
 
     def finish(self, index: int, reason: FinishReason, metrics: Metrics | UnsetType) -> ChatChunk:
         """An empty delta and the reason."""
@@ -118,5 +119,11 @@ class ChatWording(Struct, frozen=True):
 
 
 def _choice(index: int, completed: Completed) -> ChatChoice:
-    message = AssistantMessage(content=completed.text)
+    reasoning = completed.reasoning or UNSET
+    message = AssistantMessage(
+        content=None if completed.calls and not completed.text else completed.text,
+        reasoning_content=reasoning,
+        reasoning=reasoning,
+        tool_calls=[whole_call(call) for call in completed.calls] or UNSET,
+    )
     return ChatChoice(index=index, message=message, finish_reason=completed.finish_reason)

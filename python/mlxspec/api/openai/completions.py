@@ -20,7 +20,7 @@ from mlxspec.api.openai.convert import completion_requests
 from mlxspec.api.openai.params import CompletionParams
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
 from mlxspec.api.openai.wording import Metrics
-from mlxspec.engine.request import FinishReason, GenerationRequest
+from mlxspec.engine.request import Delta, FinishReason, GenerationRequest
 from mlxspec.errors import BadRequestError
 
 DECODER = msgspec.json.Decoder(CompletionParams)
@@ -70,9 +70,9 @@ class CompletionWording(Struct, frozen=True):
         """The echoed prompt."""
         return self._chunk(index, self.echoes[index]) if self.echoes[index] else None
 
-    def text(self, index: int, text: str) -> TextCompletion:
+    def news(self, index: int, delta: Delta) -> list[TextCompletion]:
         """New text."""
-        return self._chunk(index, text)
+        return [self._chunk(index, delta.text)] if delta.text else []
 
     def finish(
         self, index: int, reason: FinishReason, metrics: Metrics | UnsetType

@@ -1,8 +1,15 @@
 """From OpenAI's request fields to the engine's `GenerationRequest`s."""
 
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
+from mlxspec.api.openai.chat_options import chat_options
 from mlxspec.api.openai.params import ChatMessage, ChatParams, CommonParams, CompletionParams
-from mlxspec.engine.request import GenerationRequest, Message, SamplingParams
+from mlxspec.engine.request import (
+    PLAIN_CHAT,
+    ChatOptions,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+)
 from mlxspec.errors import BadRequestError
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -18,7 +25,7 @@ def chat_request(params: ChatParams) -> GenerationRequest:
     if max_tokens is None:
         max_tokens = params.max_tokens
     messages = [_message(message, at) for at, message in enumerate(params.messages)]
-    return _request(params, messages, max_tokens)
+    return _request(params, messages, max_tokens, chat_options(params))
 
 
 def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
@@ -30,7 +37,10 @@ def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
 
 
 def _request(
-    params: CommonParams, prompt: list[Message] | str | list[int], max_tokens: int | None
+    params: CommonParams,
+    prompt: list[Message] | str | list[int],
+    max_tokens: int | None,
+    chat: ChatOptions = PLAIN_CHAT,
 ) -> GenerationRequest:
     return GenerationRequest(
         model=params.model,
@@ -42,6 +52,7 @@ def _request(
         stop_token_ids=tuple(params.stop_token_ids or ()),
         ignore_eos=bool(params.ignore_eos),
         speculative=params.speculative is None or params.speculative.enabled,
+        chat=chat,
     )
 
 
@@ -96,6 +107,8 @@ def _message(message: ChatMessage, at: int) -> Message:
         value = getattr(message, key)
         if value is not None:
             rendered[key] = value
+    if reasoning := message.reasoning_content or message.reasoning:
+        rendered["reasoning_content"] = reasoning
     return rendered
 
 

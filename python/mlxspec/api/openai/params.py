@@ -76,6 +76,52 @@ class ChatMessage(Struct, frozen=True, kw_only=True):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class FunctionDefinition(Struct, frozen=True, omit_defaults=True):
+    """A function: its name, and the JSON schema of its arguments."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Struct, frozen=True):
+    """A tool that the client runs. Types other than `function` are not told to the model."""
+
+    type: Name
+    function: FunctionDefinition | None = None
+
+
+class NamedFunction(Struct, frozen=True):
+    """A function by its name."""
+
+    name: Name
+
+
+class NamedTool(Struct, frozen=True):
+    """A tool by its type and name."""
+
+    type: Name
+    function: NamedFunction | None = None
+
+
+class AllowedTools(Struct, frozen=True):
+    """Some of the tools: those that the model may call now."""
+
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[NamedTool] = []
+
+
+class ToolChoice(Struct, frozen=True):
+    """One tool that the model must call, or the tools that it may call."""
+
+    type: Name
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class ChatParams(CommonParams, frozen=True, kw_only=True):
@@ -86,8 +132,14 @@ class ChatParams(CommonParams, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any], Meta(max_length=128)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template: str | None = None
+    continue_final_message: bool | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from mlxspec.api.openai.params import ToolChoice
 from mlxspec.errors import BadRequestError
 
 
@@ -32,6 +33,12 @@ def _forced(value: str | dict[str, Any]) -> bool:
     return value not in {"auto", "none"} if isinstance(value, str) else True
 
 
+def _forced_tool(value: str | ToolChoice) -> bool:
+    if isinstance(value, str):
+        return value == "required"
+    return value.allowed_tools is None or value.allowed_tools.mode == "required"
+
+
 def _not_only_text(value: list[str]) -> bool:
     return any(modality != "text" for modality in value)
 
@@ -52,8 +59,15 @@ CHAT = (
         _not_text,
         "response_format {value.type} is not supported: describe the form in a message",
     ),
-    Refusal("tool_choice", _forced, "a forced tool_choice is not supported: send auto or none"),
+    Refusal(
+        "tool_choice", _forced_tool, "a forced tool_choice is not supported: send auto or none"
+    ),
     Refusal("function_call", _forced, "a forced function_call is not supported: send auto or none"),
+    Refusal(
+        "chat_template",
+        bool,
+        "chat_template is not taken from requests: leave it out, the model has its own",
+    ),
     Refusal(
         "modalities", _not_only_text, 'modalities other than text are not supported: send ["text"]'
     ),

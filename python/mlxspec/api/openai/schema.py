@@ -10,27 +10,56 @@ from mlxspec.engine.request import FinishReason, RequestMetrics, Usage
 SYSTEM_FINGERPRINT = f"mlxspec-{__version__}"
 
 
+class CompletionTokensDetails(Struct, frozen=True):
+    """What the completion's tokens are, in part."""
+
+    reasoning_tokens: int
+
+
 class TokenUsage(Struct, frozen=True):
     """OpenAI's token counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails
 
     @classmethod
     def total(cls, usages: list[Usage]) -> Self:
         """The sum over all choices of one answer."""
         prompt = sum(usage.prompt_tokens for usage in usages)
         completion = sum(usage.completion_tokens for usage in usages)
-        return cls(prompt, completion, prompt + completion)
+        reasoning = sum(usage.reasoning_tokens for usage in usages)
+        details = CompletionTokensDetails(reasoning)
+        return cls(prompt, completion, prompt + completion, details)
+
+
+class FunctionWords(Struct, frozen=True, kw_only=True):
+    """Which function, and its arguments as JSON text; in a stream one after the other."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class FunctionCall(Struct, frozen=True, kw_only=True):
+    """A call of a tool; in a stream only its first part has an id and a type."""
+
+    index: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionWords
 
 
 class AssistantMessage(Struct, frozen=True, kw_only=True):
     """The whole answer of a chat."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    """The same again: clients read one name or the other."""
+    tool_calls: list[FunctionCall] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
@@ -56,10 +85,13 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
 
 
 class ChatDelta(Struct, frozen=True, kw_only=True):
-    """New text of a chat; what is unset is left out."""
+    """What is new in a chat; what is unset is left out."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[FunctionCall] | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from msgspec import Struct, UnsetType
 
 from mlxspec.api.answer import Completed
 from mlxspec.api.openai.schema import TokenUsage
-from mlxspec.engine.request import FinishReason, RequestMetrics
+from mlxspec.engine.request import Delta, FinishReason, RequestMetrics
 
 Metrics = RequestMetrics | None
 """Of the one generation; None if an answer has several."""
@@ -20,8 +20,8 @@ class Wording(Protocol):
         """The chunk before a choice's first token, if it has one."""
         ...
 
-    def text(self, index: int, text: str) -> Struct:
-        """A chunk of new text."""
+    def news(self, index: int, delta: Delta) -> Sequence[Struct]:
+        """The chunks of what is new, if anything is."""
         ...
 
     def finish(self, index: int, reason: FinishReason, metrics: Metrics | UnsetType) -> Struct:

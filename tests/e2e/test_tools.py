@@ -1,0 +1,142 @@
+"""Tool calls and reasoning of a really started server.
+
+The model is the demo model with a template that knows tools and with two of its unused tokens
+renamed to thinking markers: it calls because it has done so before.
+"""
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from conftest import started
+
+TEMPLATE = """
+{%- if tools %}<|im_start|>system
+You may call these tools: {{ tools | tojson }}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for tool_call in message.tool_calls or [] %}
+{%- if tool_call.function is defined %}{% set tool_call = tool_call.function %}{% endif %}
+<tool_call>
+{"name": "{{ tool_call.name }}", "arguments": {{ tool_call.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking and reasoning_effort is defined %}<think>
+{% endif %}{% endif %}"""
+
+MARKERS = {"<jupyter_start>": "<think>", "<jupyter_text>": "</think>"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+def question(city: str) -> dict[str, Any]:
+    return {"role": "user", "content": f"How is the weather in {city}?"}
+
+
+def call(city: str) -> dict[str, Any]:
+    function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+    calls = [{"id": city, "type": "function", "function": function}]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+HISTORY = [question("Rome"), call("Rome"), question("Oslo"), call("Oslo"), question("Paris")]
+
+
+@pytest.fixture(scope="module")
+def caller_folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with the template, and with thinking markers in its vocabulary."""
+    folder = tmp_path_factory.mktemp("models") / "caller"
+    weights = "model.safetensors"
+    shutil.copytree(demo_folder, folder, ignore=shutil.ignore_patterns(weights))
+    (folder / weights).symlink_to(demo_folder / weights)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = TEMPLATE
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokens = (folder / "tokenizer.json").read_text()
+    for unused, marker in MARKERS.items():
+        assert unused in tokens
+        tokens = tokens.replace(unused, marker)
+    (folder / "tokenizer.json").write_text(tokens)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def caller_url(caller_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with started(str(caller_folder), tmp_path_factory.mktemp("caller") / "log") as url:
+        yield url
+
+
+@pytest.fixture
+async def caller(caller_url: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{caller_url}/v1", api_key="none", timeout=120) as client:
+        yield client
+
+
+async def ask(client: AsyncOpenAI, **fields: Any) -> Any:
+    [model] = (await client.models.list()).data
+    body: dict[str, Any] = {
+        "messages": HISTORY,
+        "temperature": 0,
+        "max_tokens": 60,
+        **fields,
+    }
+    return await client.chat.completions.create(model=model.id, **body)
+
+
+async def test_a_call_comes_out_as_one_and_the_tool_answers(caller: AsyncOpenAI) -> None:
+    answer = await ask(caller, tools=[TOOL])
+    [choice] = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    [call] = choice.message.tool_calls
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    history = [
+        *HISTORY,
+        choice.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "rain"},
+    ]
+    after = await ask(caller, tools=[TOOL], messages=history)
+    assert after.choices[0].finish_reason in {"stop", "length", "tool_calls"}
+    assert after.usage.prompt_tokens > answer.usage.prompt_tokens
+
+
+async def test_a_streamed_call_is_the_same_call(caller: AsyncOpenAI) -> None:
+    chunks = [chunk async for chunk in await ask(caller, tools=[TOOL], stream=True)]
+    deltas = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or []]
+    assert {piece.index for piece in deltas} == {0}
+    assert deltas[0].id
+    assert deltas[0].function.name == "get_weather"
+    arguments = "".join(piece.function.arguments for piece in deltas)
+    assert json.loads(arguments) == {"city": "Paris"}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+async def test_without_tools_the_call_is_text(caller: AsyncOpenAI) -> None:
+    for fields in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+        [choice] = (await ask(caller, **fields)).choices
+        assert choice.message.tool_calls is None
+        assert "<tool_call>" in choice.message.content
+
+
+async def test_thinking_that_the_template_opens_is_not_the_answer(caller: AsyncOpenAI) -> None:
+    answer = await ask(caller, reasoning_effort="low", max_tokens=8)
+    message = answer.choices[0].message
+    assert message.content == ""
+    assert message.reasoning_content
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 8
+    plain = await ask(caller, reasoning_effort="none", max_tokens=8)
+    assert plain.choices[0].message.content
+    assert plain.usage.completion_tokens_details.reasoning_tokens == 0
