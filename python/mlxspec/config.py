@@ -84,6 +84,14 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
 
 
+class ResponsesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is kept of /v1/responses for `previous_response_id`, for each API key apart."""
+
+    max_stored: Annotated[int, Meta(ge=0)] = 1000
+    max_bytes: Annotated[int, Meta(ge=0)] = 64 << 20
+    ttl_seconds: Annotated[float, Meta(gt=0)] = 86_400.0
+
+
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by."""
 
@@ -100,6 +108,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     scheduler: SchedulerConfig = SchedulerConfig()
     kv: KVConfig = KVConfig()
     speculation: SpeculationConfig = SpeculationConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     models: tuple[ModelConfig, ...] = ()
 
     def to_env(self) -> dict[str, str]:

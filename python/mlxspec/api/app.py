@@ -14,6 +14,8 @@ from mlxspec.api.openai.answer import Answerer
 from mlxspec.api.openai.chat import chat_route
 from mlxspec.api.openai.completions import completions_route
 from mlxspec.api.openai.models import models_routes
+from mlxspec.api.openai.responses.routes import responses_routes
+from mlxspec.api.openai.responses.store import ResponseStore
 from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
 from mlxspec.metrics import ServerMetrics
@@ -39,6 +41,7 @@ def create_app(
         route_handlers=[
             chat_route(answerer),
             completions_route(answerer),
+            *responses_routes(engine, ResponseStore(config.responses), keepalive_seconds),
             *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
             *ollama_routes(engine, keepalive_seconds),

@@ -1,5 +1,6 @@
 """Conversations as OpenAI's clients send them, made what chat templates expect."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,7 +55,7 @@ class Conversation:
 
     def render(self, messages: list[Message], chat: ChatOptions) -> str:
         """The prompt; BadRequestError if the template refuses the messages."""
-        known = [self._known(message) for message in messages]
+        known = _joined([self._known(message) for message in messages])
         if chat.continue_final_message:
             return self._render_open(known, chat)
         return self._render(known, chat.tools, self._variables(chat, add_generation_prompt=True))
@@ -93,6 +94,16 @@ class Conversation:
         if self._parse_arguments and (calls := message.get("tool_calls")):
             known["tool_calls"] = [_with_parsed_arguments(call) for call in calls]
         return known
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """The conversation with one system message at its head: many templates refuse a second."""
+    rest = list(itertools.dropwhile(lambda message: message["role"] == "system", messages))
+    system = messages[: len(messages) - len(rest)]
+    if len(system) < 2:
+        return messages
+    content = "\n\n".join(message["content"] for message in system)
+    return [{**system[0], "content": content}, *rest]
 
 
 def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:

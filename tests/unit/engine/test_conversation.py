@@ -86,3 +86,19 @@ def test_a_template_that_drops_the_message_cannot_continue_it() -> None:
     render = ChatTemplate("nothing", {}).render
     with pytest.raises(BadRequestError, match="cannot be continued"):
         conversation(render).render([USER], ChatOptions(continue_final_message=True))
+
+
+def test_system_messages_at_the_head_become_one() -> None:
+    recorder = Recorder()
+    messages = [
+        {"role": "system", "content": "a"},
+        {"role": "developer", "content": "b"},
+        USER,
+        {"role": "system", "content": "c"},
+    ]
+    conversation(recorder).render(messages, ChatOptions())
+    assert recorder.messages == [
+        {"role": "system", "content": "a\n\nb"},
+        USER,
+        {"role": "system", "content": "c"},
+    ]

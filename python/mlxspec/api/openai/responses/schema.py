@@ -1,0 +1,143 @@
+"""Responses and their items, as they go on the wire."""
+
+from typing import Any, Literal, Self
+
+from msgspec import UNSET, Struct, UnsetType
+
+from mlxspec.engine.request import RequestMetrics, Usage
+
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputText(Struct, frozen=True, kw_only=True):
+    """Text of an answer."""
+
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: list[Any] = []
+    logprobs: list[Any] = []
+
+
+class ReasoningText(Struct, frozen=True, kw_only=True):
+    """Text of the reasoning before an answer."""
+
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
+class MessageItem(Struct, frozen=True, kw_only=True):
+    """What the model says."""
+
+    type: Literal["message"] = "message"
+    id: str
+    status: Status
+    role: Literal["assistant"] = "assistant"
+    content: list[OutputText]
+
+
+class ReasoningItem(Struct, frozen=True, kw_only=True):
+    """What the model thought."""
+
+    type: Literal["reasoning"] = "reasoning"
+    id: str
+    status: Status
+    summary: list[Any] = []
+    content: list[ReasoningText]
+
+
+class CallItem(Struct, frozen=True, kw_only=True):
+    """A call that the client shall answer."""
+
+    type: Literal["function_call"] = "function_call"
+    id: str
+    status: Status
+    call_id: str
+    name: str
+    arguments: str
+
+
+OutputItem = MessageItem | ReasoningItem | CallItem
+
+
+class InputDetails(Struct, frozen=True):
+    """What the prompt's tokens are, in part."""
+
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class OutputDetails(Struct, frozen=True):
+    """What the output's tokens are, in part."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(Struct, frozen=True, kw_only=True):
+    """Token counts of a response."""
+
+    input_tokens: int
+    input_tokens_details: InputDetails = InputDetails()
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        """The counts in OpenAI's words."""
+        return cls(
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            output_tokens_details=OutputDetails(usage.reasoning_tokens),
+            total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        )
+
+
+class IncompleteDetails(Struct, frozen=True):
+    """Why an answer is not whole."""
+
+    reason: Literal["max_output_tokens"] = "max_output_tokens"
+
+
+class Response(Struct, frozen=True, kw_only=True):
+    """Answer of POST /v1/responses; most keys repeat what was asked."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: Status
+    background: bool = False
+    error: None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputItem]
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    reasoning: Any
+    store: bool
+    temperature: float
+    text: Any
+    tool_choice: Any
+    tools: list[Any]
+    top_p: float
+    truncation: str
+    user: str | None
+    usage: ResponseUsage | UnsetType = UNSET
+    metrics: RequestMetrics | UnsetType = UNSET
+
+
+class InputTokens(Struct, frozen=True, kw_only=True):
+    """Answer of POST /v1/responses/input_tokens."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+class Deleted(Struct, frozen=True, kw_only=True):
+    """Answer of DELETE /v1/responses/{id}."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
