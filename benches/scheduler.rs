@@ -47,6 +47,8 @@ impl Text {
             stop_tokens: [].into(),
             sampling: Sampling::default(),
             speculate: true,
+            prediction: Vec::new(),
+            cache_salt: "".into(),
         }
     }
 
@@ -74,6 +76,7 @@ fn shape(padded: bool) -> ModelShape {
         padded,
         step_cost: vec![(1, 10.0), (1 << 20, 11.0)],
         rect_cost: 0.0,
+        fingerprint: String::new(),
     }
 }
 
@@ -84,6 +87,8 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
         max_running: num_rows as usize,
         speculation: true,
         max_draft: 8,
+        shared_suffix_bytes: 1 << 20,
+        suffix_dir: None,
     };
     let mut scheduler = Scheduler::new(config, 1);
     let mut events = Vec::new();
@@ -158,6 +163,8 @@ fn submit(num_requests: u64) -> Duration {
         max_running: 1,
         speculation: true,
         max_draft: 8,
+        shared_suffix_bytes: 1 << 20,
+        suffix_dir: None,
     };
     let engine = Engine::new(config, 1).unwrap();
     let (end, busy) = channel();

@@ -6,6 +6,7 @@ __all__ = [
     "BLOCK_TOKENS",
     "ClosedError",
     "NotResidentError",
+    "PredictionTooLongError",
     "PromptTooLongError",
     "QueueFullError",
     "RequestTooLargeError",
@@ -18,6 +19,7 @@ BLOCK_TOKENS: Final[int]
 class QueueFullError(RuntimeError): ...
 class ClosedError(RuntimeError): ...
 class NotResidentError(RuntimeError): ...
+class PredictionTooLongError(ValueError): ...
 class PromptTooLongError(ValueError): ...
 class RequestTooLargeError(ValueError): ...
 
@@ -61,8 +63,9 @@ class _Sampling(Protocol):
     def min_tokens(self) -> int: ...
 
 _Reason: TypeAlias = Literal["stop", "length", "abort", "error"]
-_End: TypeAlias = tuple[_Reason, str, float, int, int, list[int]]
-"""(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts)."""
+_End: TypeAlias = tuple[_Reason, str, float, int, int, list[int], tuple[int, int]]
+"""(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts, draft
+tokens of the client's prediction verified and kept)."""
 
 @final
 class Scheduler:
@@ -76,6 +79,8 @@ class Scheduler:
         max_running: int,
         speculation: bool,
         max_draft: int,
+        shared_suffix_bytes: int,
+        suffix_dir: str | None,
     ) -> Scheduler: ...
     def submit(
         self,
@@ -86,13 +91,17 @@ class Scheduler:
         stop_tokens: list[int],
         sampling: _Sampling,
         speculate: bool,
+        prediction: list[int],
+        cache_salt: str,
     ) -> int:
         """Queue a request and return its id. It ends in exactly one event with an end.
 
-        `max_tokens` None means: as many as the context and the KV memory allow.
+        `max_tokens` None means: as many as the context and the KV memory allow. `prediction` is the
+        answer as the client expects it, or empty: it is drafted from, and changes no token. So are
+        answers to earlier requests of the same `cache_salt`.
 
         Raises QueueFullError, ClosedError, NotResidentError, PromptTooLongError,
-        RequestTooLargeError or ValueError;
+        PredictionTooLongError, RequestTooLargeError or ValueError;
         nothing is kept of a refused request.
         """
 
@@ -109,7 +118,8 @@ class Scheduler:
         """All events since the last call, oldest first: (request, tokens, end)."""
 
     def counters(self) -> dict[str, Any]:
-        """Cumulative counts and gauges by name; `accepted_per_pos` is a list."""
+        """Cumulative counts and gauges by name; `accepted_per_pos` is a list, `drafters` one of
+        (drafter, draft tokens verified, kept)."""
 
     def run(self, runner: _Runner) -> None:
         """The engine thread's life: until closed and idle. Raises RuntimeError if it panicked."""

@@ -78,10 +78,16 @@ class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Speculative decoding: on or off for the server, longest draft in tokens."""
+    """Speculative decoding: on or off for the server, longest draft in tokens.
+
+    `shared_suffix_bytes` of each model remember answers to draft later ones from; 0 remembers none.
+    `suffix_dir` is where they outlive the server, if anywhere.
+    """
 
     enabled: bool = True
     max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
+    shared_suffix_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
+    suffix_dir: str | None = None
 
 
 class ResponsesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -215,6 +221,8 @@ _VARIABLES: Final = {
     "MLXSPEC_KV_MEMORY": ("kv", "memory_bytes"),
     "MLXSPEC_SPECULATION": ("speculation", "enabled"),
     "MLXSPEC_MAX_DRAFT": ("speculation", "max_draft"),
+    "MLXSPEC_SHARED_SUFFIX_MEMORY": ("speculation", "shared_suffix_bytes"),
+    "MLXSPEC_SUFFIX_DIR": ("speculation", "suffix_dir"),
 }
 """Each variable and the section and key that it sets."""
 
@@ -230,6 +238,7 @@ def _hash_key(text: str) -> str:
 
 _PARSERS: Final[dict[str, Callable[[str], str | int]]] = {
     "memory_bytes": parse_size,
+    "shared_suffix_bytes": parse_size,
     "key_sha256": _hash_key,
 }
 """Keys whose variable is written otherwise than in a file."""

@@ -41,7 +41,7 @@ class BadRequestError(MlxspecError):
 
 
 class ContextLengthError(BadRequestError):
-    """The prompt leaves no room for one new token in the model's context."""
+    """The prompt leaves no room for a token in the context, or the prediction is longer than it."""
 
     code = "context_length_exceeded"
 

@@ -24,6 +24,7 @@ COUNTERS = {
     "step_errors": "Steps that failed on the device.",
     "late_aborts": "Aborts that found their request already ended.",
     "integrity_errors": "Times the idle check found the scheduler's books not in order.",
+    "suffix_file_errors": "Times remembered answers could not be written to --suffix-dir.",
     "wake_errors": "Wake-ups of the event loop that failed.",
     "prompt_tokens": "Prompt tokens of submitted requests.",
     "generated_tokens": "Tokens generated.",
@@ -52,6 +53,11 @@ class CountersLike(Protocol):
         """How often the draft token at each position was kept."""
         ...
 
+    @property
+    def drafters(self) -> Sequence[tuple[str, int, int]]:
+        """Each drafter's name, draft tokens verified and kept."""
+        ...
+
 
 class SchedulerCollector(Collector):
     """Turns the scheduler's counters into metric families at the moment of the scrape."""
@@ -72,6 +78,7 @@ class SchedulerCollector(Collector):
         for name, text in GAUGES.items():
             yield GaugeMetricFamily(f"mlxspec:{name}", text, getattr(counters, name))
         yield _accepted_per_pos(counters.accepted_per_pos)
+        yield from _by_drafter(counters.drafters)
 
 
 def _accepted_per_pos(accepted: Sequence[int]) -> Metric:
@@ -83,6 +90,21 @@ def _accepted_per_pos(accepted: Sequence[int]) -> Metric:
     for position, count in enumerate(accepted):
         family.add_metric([str(position)], count)
     return family
+
+
+def _by_drafter(drafters: Sequence[tuple[str, int, int]]) -> Iterator[Metric]:
+    prefix = "mlxspec:spec_decode_drafter"
+    proposed = CounterMetricFamily(
+        f"{prefix}_tokens_proposed", "Draft tokens verified, by who drafted.", labels=["drafter"]
+    )
+    accepted = CounterMetricFamily(
+        f"{prefix}_tokens_accepted", "Draft tokens kept, by who drafted.", labels=["drafter"]
+    )
+    for name, num_proposed, num_accepted in drafters:
+        proposed.add_metric([name], num_proposed)
+        accepted.add_metric([name], num_accepted)
+    yield proposed
+    yield accepted
 
 
 class ServerMetrics:

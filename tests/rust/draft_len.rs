@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
 
 use mlxspec_scheduler::acceptance::{Acceptance, Posterior};
+use mlxspec_scheduler::draft::{Draft, Drafter};
 use mlxspec_scheduler::draft_len::{Candidate, DraftLen, StepBase};
 use mlxspec_scheduler::step_cost::StepCost;
-use mlxspec_scheduler::suffix::Draft;
 use proptest::prelude::*;
 
 const GAIN: f32 = 1.02;
@@ -16,7 +16,7 @@ fn near(a: f32, b: f32) -> bool {
 }
 
 fn draft(match_len: u32, prob: f32) -> Draft {
-    Draft { token: 1, prob, match_len }
+    Draft { drafter: Drafter::Suffix, token: 1, prob, match_len }
 }
 
 fn candidate(survival: &[f32]) -> Candidate {

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use mlxspec_scheduler::draft::{Draft, Drafter};
 use mlxspec_scheduler::edits::{Change, Edit, push_edits};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::request::{Request, Submission};
 use mlxspec_scheduler::sampling::{Penalties, Sampling, Xtc};
-use mlxspec_scheduler::suffix::Draft;
 use proptest::prelude::*;
 
 const AT: u32 = 7;
@@ -22,6 +22,8 @@ fn request(prompt: &[u32], output: &[u32], sampling: Sampling) -> Request {
         stop_tokens: [STOP].into(),
         sampling,
         speculate: false,
+        prediction: Vec::new(),
+        cache_salt: "".into(),
     };
     let mut request = Request::new(RequestId(0), submission, 1000, 0);
     request.append(output);
@@ -30,7 +32,7 @@ fn request(prompt: &[u32], output: &[u32], sampling: Sampling) -> Request {
 
 fn edits(prompt: &[u32], output: &[u32], drafts: &[u32], sampling: &Sampling) -> Vec<Edit> {
     let request = request(prompt, output, sampling.clone());
-    let draft = |&token| Draft { token, prob: 1.0, match_len: 4 };
+    let draft = |&token| Draft { drafter: Drafter::Suffix, token, prob: 1.0, match_len: 4 };
     let drafts: Vec<Draft> = drafts.iter().map(draft).collect();
     let mut edits = Vec::new();
     push_edits(&request, &drafts, AT, &mut edits);

@@ -23,7 +23,14 @@ use sim::{SimRunner, shape};
 const MODEL: ModelId = ModelId(0);
 
 fn config() -> SchedulerConfig {
-    SchedulerConfig { max_waiting: 12, max_running: 6, speculation: true, max_draft: 8 }
+    SchedulerConfig {
+        max_waiting: 12,
+        max_running: 6,
+        speculation: true,
+        max_draft: 8,
+        shared_suffix_bytes: 1 << 16,
+        suffix_dir: None,
+    }
 }
 
 fn small() -> ModelShape {

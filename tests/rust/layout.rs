@@ -20,8 +20,14 @@ struct Bench {
 
 impl Bench {
     fn new(shape: ModelShape) -> Self {
-        let config =
-            SchedulerConfig { max_waiting: 8, max_running: 8, speculation: true, max_draft: 6 };
+        let config = SchedulerConfig {
+            max_waiting: 8,
+            max_running: 8,
+            speculation: true,
+            max_draft: 6,
+            shared_suffix_bytes: 1 << 16,
+            suffix_dir: None,
+        };
         let mut scheduler = Scheduler::new(config, 1);
         assert!(matches!(scheduler.next_action(0), Action::Load(_)));
         scheduler.loaded(ModelId(0), Ok(shape), &mut Vec::new());
@@ -65,6 +71,8 @@ fn request(number: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
         stop_tokens: [].into(),
         sampling,
         speculate: true,
+        prediction: Vec::new(),
+        cache_salt: "".into(),
     };
     Request::new(RequestId(number), submission, 500, 0)
 }

@@ -16,7 +16,14 @@ use sim::world::{Op, World};
 use sim::{Fault, shape};
 
 fn config() -> SchedulerConfig {
-    SchedulerConfig { max_waiting: 64, max_running: 8, speculation: true, max_draft: 8 }
+    SchedulerConfig {
+        max_waiting: 64,
+        max_running: 8,
+        speculation: true,
+        max_draft: 8,
+        shared_suffix_bytes: 1 << 16,
+        suffix_dir: None,
+    }
 }
 
 fn any_shape() -> impl Strategy<Value = ModelShape> {
@@ -40,12 +47,15 @@ fn any_shape() -> impl Strategy<Value = ModelShape> {
 }
 
 fn any_config() -> impl Strategy<Value = SchedulerConfig> {
-    (1_usize..12, prop::bool::weighted(0.9), 0_usize..40).prop_map(
-        |(max_running, on, max_draft)| SchedulerConfig {
+    let shared = prop_oneof![Just(0_usize), Just(2000), Just(1 << 16)];
+    (1_usize..12, prop::bool::weighted(0.9), 0_usize..40, shared).prop_map(
+        |(max_running, on, max_draft, shared)| SchedulerConfig {
             max_waiting: 64,
             max_running,
             speculation: on,
             max_draft,
+            shared_suffix_bytes: shared,
+            suffix_dir: None,
         },
     )
 }
@@ -57,13 +67,15 @@ fn any_wish() -> impl Strategy<Value = Wish> {
     let temperature = prop_oneof![Just(0.0_f32), Just(0.8)];
     let stop = prop::option::weighted(0.2, Just(5));
     let speculate = prop::bool::weighted(0.8);
-    (num_prompt, max_tokens, temperature, stop, speculate).prop_map(
-        |(num_prompt, max_tokens, temperature, stop, speculate)| Wish {
+    let predicted = prop::bool::weighted(0.3);
+    (num_prompt, max_tokens, temperature, stop, speculate, predicted).prop_map(
+        |(num_prompt, max_tokens, temperature, stop, speculate, predicted)| Wish {
             num_prompt,
             max_tokens,
             temperature,
             stop,
             speculate,
+            predicted,
         },
     )
 }

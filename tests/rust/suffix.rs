@@ -1,6 +1,7 @@
 //! The suffix index against an oracle that looks at the whole text for every question.
 
-use mlxspec_scheduler::suffix::{Draft, MAX_COUNT_HOPS, MIN_MATCH, SuffixIndex};
+use mlxspec_scheduler::draft::{Draft, Drafter};
+use mlxspec_scheduler::suffix::{MAX_COUNT_HOPS, MIN_MATCH, SuffixIndex};
 use proptest::prelude::*;
 
 /// Answers by definition, in O(n^2).
@@ -68,7 +69,7 @@ impl Oracle<'_> {
             if path < min_prob {
                 break;
             }
-            drafts.push(Draft { token, prob, match_len: len as u32 });
+            drafts.push(Draft { drafter: Drafter::Suffix, token, prob, match_len: len as u32 });
             text.push(token);
             len += 1;
         }

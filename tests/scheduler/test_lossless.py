@@ -12,6 +12,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
 from token_engine import TokenEngine, token_engine
 
+from mlxspec._scheduler import PredictionTooLongError
 from mlxspec.engine import runner
 from mlxspec.engine.runner import DeviceShape
 from mlxspec.model.forward import CompiledForward
@@ -134,6 +135,39 @@ def test_each_way_to_draw_beside_all_others_gets_what_it_gets_alone(engine: Toke
     alone = [engine.generate(it, 60, seed=5, speculate=False, **how) for it, how in asked]
     running = [engine.submit(prompt, 60, seed=5, **options) for prompt, options in asked]
     assert [engine.result(request).tokens for request in running] == alone
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_predictions_right_and_wrong_change_no_token(
+    engine: TokenEngine, temperature: float
+) -> None:
+    wrong = [47] * 30
+    for prompt in prompts(4, seed=8):
+        options = {"temperature": temperature, "seed": 4}
+        plain = engine.generate(prompt, 60, speculate=False, **options)
+        corrected = [*plain[:20], 46, *plain[21:]]
+        for prediction in (plain, corrected, wrong, plain[::-1]):
+            answer = engine.result(engine.submit(prompt, 60, prediction=prediction, **options))
+            assert answer.tokens == plain
+            assert sum(answer.predicted) <= 2 * answer.num_draft_tokens
+
+
+def test_a_right_prediction_is_drafted_from_the_second_token_on(engine: TokenEngine) -> None:
+    prompt = random.Random(1).sample(range(48), 40)
+    plain = engine.generate(prompt, 60, temperature=1.0, seed=5, speculate=False)
+    right = engine.result(engine.submit(prompt, 60, temperature=1.0, seed=5, prediction=plain))
+    verified, kept = right.predicted
+    assert right.tokens == plain
+    assert kept >= 0.8 * len(plain)
+    assert verified == kept
+    wrong = engine.result(engine.submit(prompt, 60, temperature=1.0, seed=5, prediction=[1] * 60))
+    assert wrong.predicted[1] <= 2
+
+
+def test_a_prediction_longer_than_the_context_is_refused(engine: TokenEngine) -> None:
+    engine.generate([1, 2, 3], 2, prediction=[1] * 1024)
+    with pytest.raises(PredictionTooLongError, match="1025 tokens, the context holds 1024"):
+        engine.submit([1, 2, 3], 2, prediction=[1] * 1025)
 
 
 def test_seeds_differ_and_repeat(engine: TokenEngine) -> None:

@@ -22,6 +22,7 @@ class Answer(NamedTuple):
     preemptions: int
     num_draft_tokens: int
     accepted: list[int]
+    predicted: tuple[int, int]
 
 
 class TokenEngine:
@@ -36,6 +37,7 @@ class TokenEngine:
         names = TokenSampling.__struct_fields__
         sampling = {name: options.pop(name) for name in names if name in options}
         defaults: dict[str, Any] = {"stop_tokens": [], "speculate": True}
+        defaults |= {"prediction": [], "cache_salt": ""}
         request = self.scheduler.submit(
             model=0,
             prompt=prompt,
@@ -54,9 +56,9 @@ class TokenEngine:
             self._tokens[request].extend(tokens)
             if end is not None:
                 assert request not in self._answers, "a second end"
-                reason, _, _, preemptions, drafted, accepted = end
+                reason, _, _, preemptions, drafted, accepted, predicted = end
                 self._answers[request] = Answer(
-                    self._tokens[request], reason, preemptions, drafted, accepted
+                    self._tokens[request], reason, preemptions, drafted, accepted, predicted
                 )
 
     def num_tokens(self, request: int) -> int:
@@ -79,7 +81,14 @@ def token_engine(
     config = Config(
         models=(ModelConfig(id="model", source=str(folder)),), kv=KVConfig(memory_bytes=kv_bytes)
     )
-    arguments = {"max_waiting": 64, "speculation": True, "max_draft": 16, **options}
+    arguments: dict[str, Any] = {
+        "max_waiting": 64,
+        "speculation": True,
+        "max_draft": 16,
+        "shared_suffix_bytes": 1 << 20,
+        "suffix_dir": None,
+        **options,
+    }
     scheduler = Scheduler(num_models=1, max_running=max_running, **arguments)
     runner = Runner(config, lambda *_: None)
     thread = threading.Thread(target=scheduler.run, args=(runner,), daemon=True)

@@ -35,6 +35,7 @@ async def open_generation(
 ) -> GenerationLike:
     """Queue a request that ends with its exchange; raises what `submit` raises."""
     generation: GenerationLike
+    wanted = msgspec.structs.replace(wanted, cache_salt=_salt(request, wanted))
     if wanted.max_tokens == 0:
         one_token = msgspec.structs.replace(wanted, max_tokens=1)
         generation = NoTokens(await engine.submit(one_token))
@@ -49,6 +50,12 @@ async def deltas(generation: GenerationLike, idle_seconds: float) -> AsyncGenera
     async with aclosing(merge([generation], idle_seconds)) as indexed:
         async for news in indexed:
             yield None if news is None else news[1]
+
+
+def _salt(request: Request[Any, Any, Any], wanted: GenerationRequest) -> str:
+    """The client's own salt within that of its API key: holders of different keys share nothing."""
+    caller = Exchange.of(request).caller
+    return wanted.cache_salt if caller is None else f"{caller.id}/{wanted.cache_salt}"
 
 
 async def complete(generation: GenerationLike) -> Completed:

@@ -23,6 +23,7 @@ _PLACES: Final = {
     "step_tokens": "scheduler", "prefill_chunk": "scheduler",
     "memory_bytes": "kv",
     "enabled": "speculation", "max_draft": "speculation",
+    "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
 }  # fmt: skip
 """The section of the configuration that each flag belongs to."""
 
@@ -53,6 +54,11 @@ _COUNT: Final = click.IntRange(min=1)
     help="Decode one token a step.",
 )  # fmt: skip
 @click.option("--max-draft", type=click.IntRange(1, 64), help="Longest draft, in tokens.")
+@click.option(
+    "--shared-suffix-memory", "shared_suffix_bytes", type=Size(),
+    help="Memory of each model for answers to draft later ones from; 0 keeps none.",
+)  # fmt: skip
+@click.option("--suffix-dir", type=click.Path(), help="Keep those answers here across restarts.")
 @click.option("--max-running", type=_COUNT, help="Requests that run at once.")
 @click.option("--max-waiting", type=_COUNT, help="Requests that wait; more are refused (429).")
 @click.option("--step-tokens", type=_COUNT, help="Most tokens one step computes.")

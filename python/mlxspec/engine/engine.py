@@ -62,12 +62,14 @@ class Counters(Struct, frozen=True, kw_only=True):
     step_errors: int
     integrity_errors: int
     wake_errors: int
+    suffix_file_errors: int
     prompt_tokens: int
     generated_tokens: int
     num_drafts: int
     num_draft_tokens: int
     num_accepted_tokens: int
     accepted_per_pos: list[int]
+    drafters: list[tuple[str, int, int]]
 
 
 class ServedModel:
@@ -112,6 +114,8 @@ class Engine:
             max_running=config.scheduler.max_running,
             speculation=config.speculation.enabled,
             max_draft=config.speculation.max_draft,
+            shared_suffix_bytes=config.speculation.shared_suffix_bytes,
+            suffix_dir=config.speculation.suffix_dir,
         )
         self._runner = Runner(config, self._on_state)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -170,8 +174,8 @@ class Engine:
         """
         index = self._find(request.model)
         tokenizer = self._tokenizer(index)
-        prompt = await asyncio.to_thread(tokenizer.encode, request.prompt, request.chat)
-        return self._submit(request, index, tokenizer, prompt)
+        prompt, prediction = await asyncio.to_thread(_encode, tokenizer, request)
+        return self._submit(request, index, tokenizer, prompt, prediction)
 
     async def tokenize(
         self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
@@ -197,7 +201,12 @@ class Engine:
         return model.tokenizer
 
     def _submit(
-        self, request: GenerationRequest, index: int, tokenizer: Tokenizer, prompt: list[int]
+        self,
+        request: GenerationRequest,
+        index: int,
+        tokenizer: Tokenizer,
+        prompt: list[int],
+        prediction: list[int],
     ) -> Generation:
         stops = stop_tokens(request, tokenizer)
         sampling = token_sampling(request, tokenizer, stops)
@@ -209,9 +218,13 @@ class Engine:
                 stop_tokens=stops,
                 sampling=sampling,
                 speculate=request.speculative and self._config.speculation.enabled,
+                prediction=prediction,
+                cache_salt=request.cache_salt,
             )
         except _scheduler.PromptTooLongError as error:
             raise ContextLengthError(str(error), param=_prompt_param(request)) from None
+        except _scheduler.PredictionTooLongError as error:
+            raise ContextLengthError(str(error), param="prediction") from None
         except _scheduler.RequestTooLargeError as error:
             raise BadRequestError(str(error), param="max_tokens") from None
         except _scheduler.QueueFullError as error:
@@ -268,6 +281,12 @@ class Engine:
         model.context_length = context_length
         model.error = model.error or error
         model.state = state
+
+
+def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> tuple[list[int], list[int]]:
+    """The prompt's tokens and the prediction's. Off the event loop: long texts take their time."""
+    prompt = tokenizer.encode(request.prompt, request.chat)
+    return prompt, tokenizer.encode_answer(request.prediction)
 
 
 def _prompt_param(request: GenerationRequest) -> str:

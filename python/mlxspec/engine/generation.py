@@ -27,6 +27,8 @@ class End(NamedTuple):
     preemptions: int
     num_draft_tokens: int
     accepted: list[int]
+    predicted: tuple[int, int]
+    """Draft tokens of the client's prediction: verified, and kept."""
 
 
 class Generation:
@@ -126,10 +128,13 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
+        verified, kept = (0, 0) if self._end is None else self._end.predicted
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._output.num_tokens,
             reasoning_tokens=self._output.num_reasoning_tokens,
+            accepted_prediction_tokens=kept,
+            rejected_prediction_tokens=verified - kept,
         )
 
     @property

@@ -59,6 +59,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     None means: to the end of the context. `stop` strings and tokens end the text before themselves,
     but not before `min_tokens`; `ignore_eos` keeps the model's own stop tokens from ending it.
     `speculative` False decodes plainly.
+    `prediction` is the answer as the client expects it: it is drafted from, and changes no token.
+    Requests are drafted from answers to others of the same `cache_salt` only.
     """
 
     model: str
@@ -71,6 +73,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     speculative: bool = True
     chat: ChatOptions = PLAIN_CHAT
+    prediction: str = ""
+    cache_salt: str = ""
 
 
 class ToolCall(Struct, frozen=True, kw_only=True):
@@ -101,12 +105,14 @@ class Delta(Struct, frozen=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Token counts of one request."""
+    """Token counts of one request. Of its prediction those that were drafted, known at its end."""
 
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int = 0
     """How many of the completion's tokens are reasoning."""
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 class SpeculationMetrics(Struct, frozen=True, kw_only=True):

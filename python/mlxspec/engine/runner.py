@@ -13,6 +13,7 @@ from mlxspec._scheduler import BLOCK_TOKENS
 from mlxspec.config import Config
 from mlxspec.errors import MlxspecError
 from mlxspec.model.backend import BackendFacts, backend_facts
+from mlxspec.model.fingerprint import fingerprint
 from mlxspec.model.kv import KVStore
 from mlxspec.model.load import load
 from mlxspec.speculative.calibrate import measure
@@ -53,6 +54,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     padded: bool
     step_cost: list[tuple[int, float]]
     rect_cost: float
+    fingerprint: str
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
@@ -114,6 +116,7 @@ class Runner:
             padded=shape.padded,
             step_cost=costs.step_cost,
             rect_cost=costs.rect_cost,
+            fingerprint=fingerprint(Path(wanted.source), wanted.id),
         )
 
     def _kv_bytes(self) -> int:

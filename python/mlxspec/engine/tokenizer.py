@@ -103,6 +103,10 @@ class Tokenizer:
             token for token in self._special if any(added[token].content in it for it in markers)
         )
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of a text as the model would say it: no special tokens around it."""
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
+
     def _checked(self, tokens: list[int]) -> list[int]:
         self.check_known(tokens, "prompt")
         return tokens

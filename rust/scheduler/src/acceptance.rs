@@ -1,6 +1,6 @@
 //! What drafts are worth: how often alike ones were accepted, and what wrong ones may cost a request.
 
-use crate::suffix::Draft;
+use crate::draft::{Draft, Drafter};
 
 /// Strength of the model-wide acceptance rate as prior of a request's own, in observations.
 const PRIOR_WEIGHT: f32 = 8.0;
@@ -16,10 +16,11 @@ const MOST_CREDIT: f32 = 6.0;
 
 const MATCH_BUCKETS: usize = 6;
 const PROB_BUCKETS: usize = 3;
-const BUCKETS: usize = MATCH_BUCKETS * PROB_BUCKETS;
+const BUCKETS_EACH: usize = MATCH_BUCKETS * PROB_BUCKETS;
+const BUCKETS: usize = Drafter::ALL.len() * BUCKETS_EACH;
 
-/// Drafts alike enough to share one acceptance rate: by length of the matched context, and by how
-/// much of what followed it was this token.
+/// Drafts alike enough to share one acceptance rate: by drafter, by length of the matched context,
+/// and by how much of what followed it was this token.
 fn bucket(draft: &Draft) -> usize {
     let by_match = match draft.match_len {
         0..=2 => 0,
@@ -34,7 +35,7 @@ fn bucket(draft: &Draft) -> usize {
         p if p < 0.7 => 1,
         _ => 2,
     };
-    by_match * PROB_BUCKETS + by_prob
+    draft.drafter.index() * BUCKETS_EACH + by_match * PROB_BUCKETS + by_prob
 }
 
 /// What one request has shown of itself: accepted and tried drafts, per bucket, and the time it
@@ -75,7 +76,8 @@ impl Default for Acceptance {
     fn default() -> Self {
         let mut model = [(0.0, 2.0); BUCKETS];
         for (index, entry) in model.iter_mut().enumerate() {
-            let by_match = (index / PROB_BUCKETS) as f32 / (MATCH_BUCKETS - 1) as f32;
+            let by_match =
+                (index % BUCKETS_EACH / PROB_BUCKETS) as f32 / (MATCH_BUCKETS - 1) as f32;
             let by_prob = (index % PROB_BUCKETS) as f32 / (PROB_BUCKETS - 1) as f32;
             entry.0 = 2.0 * (0.2 + 0.45 * by_match + 0.25 * by_prob);
         }

@@ -10,10 +10,10 @@
 //!   tokens   a b c d               c1 c2 c3              p q r s t
 //! ```
 
+use crate::draft::Draft;
 use crate::edits::{Change, Edit};
 use crate::ids::{ModelId, SlabId};
 use crate::rows::KvOp;
-use crate::suffix::Draft;
 
 /// What the engine loop does next.
 #[derive(Debug)]

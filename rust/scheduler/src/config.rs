@@ -1,5 +1,7 @@
 //! What the user chose (`SchedulerConfig`) and what the runner measured while loading (`ModelShape`).
 
+use std::path::PathBuf;
+
 /// KV positions per block.
 pub const BLOCK_TOKENS: u32 = 16;
 
@@ -20,6 +22,10 @@ pub struct SchedulerConfig {
     pub speculation: bool,
     /// Longest draft, in tokens.
     pub max_draft: usize,
+    /// Memory of each model for the answers that other requests are drafted from; 0 keeps none.
+    pub shared_suffix_bytes: usize,
+    /// Where these answers outlive the process; `None` forgets them.
+    pub suffix_dir: Option<PathBuf>,
 }
 
 /// What a loaded model and its device look like to the scheduler.
@@ -44,6 +50,8 @@ pub struct ModelShape {
     pub step_cost: Vec<(u32, f32)>,
     /// Measured cost of one more rectangle in a step, in milliseconds.
     pub rect_cost: f32,
+    /// Names the tokenizer: texts of another one mean nothing here.
+    pub fingerprint: String,
 }
 
 impl ModelShape {

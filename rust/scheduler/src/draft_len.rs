@@ -8,8 +8,8 @@
 //! notices when that changes.
 
 use crate::acceptance::{Acceptance, Posterior};
+use crate::draft::Draft;
 use crate::step_cost::StepCost;
-use crate::suffix::Draft;
 
 /// Draft only when it promises this much more than plain decoding.
 const MIN_GAIN: f32 = 1.02;

@@ -1,19 +1,21 @@
 //! What drafts the rows of a step get: drafters propose, the controller cuts to what pays.
 //!
-//! For each row that decodes, [`propose`] asks the request's drafters what comes next. Whoever
-//! answers, [`DraftLen`] then decides how many of the drafts this step verifies, and
+//! For each row that decodes, [`Drafting::draft`] asks the drafters what comes next. Whoever answers, [`DraftLen`] then decides how many of the drafts this step verifies, and
 //! [`Drafting::settle`] learns from what verification kept.
 
 use crate::action::{PlannedRow, StepPlan};
-use crate::config::ModelShape;
+use crate::config::{ModelShape, SchedulerConfig};
+use crate::corpus::{BYTES_PER_TOKEN, Corpus};
+use crate::draft::{Draft, Drafter};
 use crate::draft_len::{Candidate, DraftLen, StepBase};
 use crate::request::Request;
 use crate::rows::RowPool;
 use crate::step_cost::StepCost;
-use crate::suffix::Draft;
 
 /// Drafts less likely than this to be reached are not even proposed.
 const MIN_PATH_PROB: f32 = 0.02;
+/// Contexts this long are equally good: nobody else is asked.
+const SURE_CONTEXT: u32 = 17;
 
 /// A step whose rows have no drafts yet.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ impl UndraftedStep<'_> {
 #[derive(Debug)]
 pub struct Drafting {
     draft_len: DraftLen,
+    /// The latest answers, to draft others from; absent where none are kept.
+    pub shared: Option<Corpus>,
     lens: Vec<usize>,
     /// What each draft of the step under way costs, in tokens of plain decoding.
     price: f32,
@@ -66,9 +70,12 @@ pub struct Drafting {
 
 impl Drafting {
     /// With the costs measured at load; nothing is known of any drafter.
-    pub fn new(shape: &ModelShape) -> Self {
+    pub fn new(config: &SchedulerConfig, shape: &ModelShape) -> Self {
         Self {
             draft_len: DraftLen::new(StepCost::new(&shape.step_cost, shape.rect_cost)),
+            shared: (config.shared_suffix_bytes > 0).then(|| {
+                Corpus::new(Drafter::Shared, config.shared_suffix_bytes / BYTES_PER_TOKEN)
+            }),
             lens: Vec::new(),
             price: 0.0,
         }
@@ -81,7 +88,7 @@ impl Drafting {
         for (at, planned) in rows.iter().enumerate().filter(|(_, it)| it.num_new == 1 && it.samples)
         {
             let request = &step.running[planned.index];
-            let drafts = propose(request, max_draft.min(step.room(planned)));
+            let drafts = self.propose(request, max_draft.min(step.room(planned)));
             let candidate = Candidate::new(&self.draft_len.acceptance, &request.posterior, drafts);
             if let Some(&chance) = candidate.survival.first() {
                 stakes.push(request.posterior.stake(chance));
@@ -119,7 +126,7 @@ impl Drafting {
     /// A sampling row's step is over: learn from its drafts, of which `kept` were right.
     pub fn settle(&mut self, request: &mut Request, drafts: &[Draft], kept: usize) {
         if !drafts.is_empty() {
-            request.stats.count_draft(drafts.len(), kept);
+            request.stats.count_draft(drafts, kept);
             self.draft_len.acceptance.observe(&mut request.posterior, drafts, kept);
         }
         request.posterior.settle(self.price * drafts.len() as f32, kept);
@@ -131,17 +138,56 @@ impl Drafting {
             self.draft_len.cost.observe(plan.tokens.len() as u32, plan.rects.len() as u32, ms);
         }
     }
+
+    /// A request has ended: its answer may be another's, too. One that is not to be drafted for leaves
+    /// nothing behind either.
+    pub fn remember(&mut self, request: &Request) {
+        if let (Some(shared), Some(_)) = (&mut self.shared, &request.suffix) {
+            shared.insert(&request.salt, &request.tokens[request.num_prompt as usize..]);
+        }
+    }
+
+    /// What the drafter with the longest context suggests, at most `max` tokens. Between equally long
+    /// ones, the client's prediction comes first, as the client knows best, then the request's own text.
+    /// Drafts end before what would end the answer: the target itself says whether it ends there, and
+    /// nothing behind it is ever kept.
+    fn propose(&self, request: &Request, max: usize) -> Vec<Draft> {
+        let mut best = Vec::new();
+        for drafter in [Drafter::Prediction, Drafter::Suffix, Drafter::Shared] {
+            if context_len(&best) == SURE_CONTEXT {
+                break;
+            }
+            let drafts = self.ask(drafter, request, max);
+            if context_len(&drafts) > context_len(&best) {
+                best = drafts;
+            }
+        }
+        if let Some(end) = best.iter().position(|it| request.stop_tokens.contains(&it.token)) {
+            best.truncate(end);
+        }
+        best
+    }
+
+    fn ask(&self, drafter: Drafter, request: &Request, max: usize) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        let Some(suffix) = &request.suffix else {
+            return drafts;
+        };
+        let corpus = match drafter {
+            Drafter::Suffix => {
+                suffix.draft(max, MIN_PATH_PROB, &mut drafts);
+                None
+            }
+            Drafter::Prediction => request.prediction.as_ref(),
+            Drafter::Shared => self.shared.as_ref(),
+        };
+        if let Some(corpus) = corpus {
+            corpus.draft(&request.salt, &request.tokens, max, MIN_PATH_PROB, &mut drafts);
+        }
+        drafts
+    }
 }
 
-/// What the request's drafters suggest, at most `max` tokens, up to what would end the answer: the
-/// target itself says whether it ends there, and nothing behind it is ever kept.
-fn propose(request: &Request, max: usize) -> Vec<Draft> {
-    let mut drafts = Vec::new();
-    if let Some(suffix) = &request.suffix {
-        suffix.draft(max, MIN_PATH_PROB, &mut drafts);
-    }
-    if let Some(end) = drafts.iter().position(|it| request.stop_tokens.contains(&it.token)) {
-        drafts.truncate(end);
-    }
-    drafts
+fn context_len(drafts: &[Draft]) -> u32 {
+    drafts.first().map_or(0, |draft| draft.match_len.min(SURE_CONTEXT))
 }

@@ -11,9 +11,9 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::draft::Draft;
 use crate::request::Request;
 use crate::sampling::Penalties;
-use crate::suffix::Draft;
 
 /// One token's logit at `len` sampled positions.
 #[derive(Debug, Clone, Copy, PartialEq)]

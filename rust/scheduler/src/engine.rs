@@ -10,6 +10,7 @@ use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use crate::action::{Action, StepOutcome, StepPlan};
+use crate::archive::Archive;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::error::SubmitError;
 use crate::ids::{ModelId, RequestId};
@@ -143,6 +144,10 @@ impl Engine {
             let over = prompt + 1 - shape.max_context as usize;
             return Err(SubmitError::ContextLength { prompt, context: shape.max_context, over });
         }
+        let prediction = submission.prediction.len();
+        if prediction > shape.max_context as usize {
+            return Err(SubmitError::PredictionLength { prediction, context: shape.max_context });
+        }
         let prompt = prompt as u32;
         let fits = shape.longest_row();
         let wanted = match submission.max_tokens {
@@ -204,17 +209,24 @@ impl Engine {
     }
 
     fn serve(&self, scheduler: &mut Scheduler, runner: &mut dyn Runner, events: &mut Vec<Event>) {
+        let mut archive = Archive::new(self.config.suffix_dir.clone());
         loop {
             Stats::set(&self.stats.heartbeat_ns, self.now_ns());
             let closed = self.inbox.is_closed();
             self.take_commands(scheduler, events);
             match scheduler.next_action(self.now_ns()) {
-                Action::Load(model) => self.load(scheduler, runner, model, events),
+                Action::Load(model) => {
+                    self.load(scheduler, runner, model, events);
+                    fill_from(&mut archive, scheduler.model_mut(model));
+                }
                 Action::Step(plan) => self.step(scheduler, runner, &plan, events),
                 Action::Idle if closed && scheduler.is_idle() => break,
                 Action::Idle => {
                     if scheduler.check_integrity().is_err() {
                         Stats::add(&self.stats.integrity_errors, 1);
+                    }
+                    if archive.is_due(self.now_ns()) {
+                        self.save_to(&mut archive, scheduler);
                     }
                     self.inbox.wait(Some(HEARTBEAT));
                 }
@@ -223,6 +235,16 @@ impl Engine {
             self.publish(events);
         }
         self.publish(events);
+        self.save_to(&mut archive, scheduler);
+    }
+
+    fn save_to(&self, archive: &mut Archive, scheduler: &Scheduler) {
+        for model in scheduler.resident() {
+            let saved = model.shared_texts().map(|it| archive.save(&model.shape().fingerprint, it));
+            if saved.is_some_and(|it| it.is_err()) {
+                Stats::add(&self.stats.suffix_file_errors, 1);
+            }
+        }
     }
 
     fn take_commands(&self, scheduler: &mut Scheduler, events: &mut Vec<Event>) {
@@ -281,10 +303,9 @@ impl Engine {
     }
 
     fn count(&self, plan: &StepPlan, outcome: &StepOutcome) {
-        for (sampler, &kept) in plan.samplers.iter().zip(&outcome.accepted) {
-            if sampler.num_drafts > 0 {
-                self.stats.count_draft(sampler.num_drafts as usize, kept as usize);
-            }
+        let sampling = plan.rows.iter().filter(|row| row.samples);
+        for (row, &kept) in sampling.zip(&outcome.accepted).filter(|it| !it.0.drafts.is_empty()) {
+            self.stats.count_draft(&row.drafts, kept as usize);
         }
     }
 
@@ -317,6 +338,15 @@ impl Engine {
         if self.outbox.publish(events).is_err() {
             // The events are kept, and the next wake that works brings them.
             Stats::add(&self.stats.wake_errors, 1);
+        }
+    }
+}
+
+fn fill_from(archive: &mut Archive, model: Option<&mut Model>) {
+    if let Some(model) = model {
+        let fingerprint = model.shape().fingerprint.clone();
+        if let Some(texts) = model.shared_texts_mut() {
+            archive.fill(&fingerprint, texts);
         }
     }
 }

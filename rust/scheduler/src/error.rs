@@ -33,6 +33,14 @@ pub enum SubmitError {
         /// Tokens too many, counting one for the answer.
         over: usize,
     },
+    /// The predicted answer is longer than any answer can be.
+    #[error("the prediction has {prediction} tokens, the context holds {context}: shorten it")]
+    PredictionLength {
+        /// Tokens of the prediction.
+        prediction: usize,
+        /// The model's context length.
+        context: u32,
+    },
     /// The request could never run, even alone.
     #[error(
         "the request needs {needed} KV blocks, the pool has {total}: lower max_tokens or raise --kv-memory"

@@ -6,17 +6,21 @@
 //!    events back through an [`outbox`] that wakes an event loop once per step.
 //! 2. [`scheduler::Scheduler`]: all state, no threads: `next_action`, `commit`, `fail`.
 //! 3. [`model::Model`]: one model's requests: admission, rows, preemption, drafts.
-//! 4. [`batch`], [`layout`], [`rows`], [`block_pool`], [`drafting`], [`draft_len`], [`suffix`]: one
-//!    question each.
+//! 4. [`batch`], [`layout`], [`rows`], [`block_pool`], [`drafting`], [`draft_len`], [`suffix`],
+//!    [`corpus`]: one question each.
 //!
 //! The core is sans-IO: time is passed in, randomness is seeded, and nothing but [`py`] (behind the
 //! feature `python`) knows of Python.
 
 pub mod acceptance;
 pub mod action;
+pub mod archive;
 pub mod batch;
 pub mod block_pool;
 pub mod config;
+pub mod corpus;
+pub mod corpus_file;
+pub mod draft;
 pub mod draft_len;
 pub mod drafting;
 pub mod edits;

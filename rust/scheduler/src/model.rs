@@ -6,6 +6,7 @@ use crate::action::{StepOutcome, StepPlan};
 use crate::batch::form_batch;
 use crate::block_pool::BlockPool;
 use crate::config::{ModelShape, SchedulerConfig};
+use crate::corpus::Corpus;
 use crate::drafting::{Drafting, UndraftedStep};
 use crate::error::{IntegrityError, ensure};
 use crate::ids::{ModelId, RequestId, SlabId};
@@ -41,11 +42,11 @@ pub struct Model {
 
 impl Model {
     /// An idle model.
-    pub fn new(id: ModelId, shape: ModelShape) -> Self {
+    pub fn new(id: ModelId, config: &SchedulerConfig, shape: ModelShape) -> Self {
         Self {
             id,
             rows: RowPool::new(shape.total_blocks, shape.slab_slots),
-            drafting: Drafting::new(&shape),
+            drafting: Drafting::new(config, &shape),
             shape,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -56,6 +57,16 @@ impl Model {
     /// What is known of the model and its device.
     pub fn shape(&self) -> &ModelShape {
         &self.shape
+    }
+
+    /// The same, to fill.
+    pub fn shared_texts_mut(&mut self) -> Option<&mut Corpus> {
+        self.drafting.shared.as_mut()
+    }
+
+    /// The answers that its requests share, where any are kept.
+    pub fn shared_texts(&self) -> Option<&Corpus> {
+        self.drafting.shared.as_ref()
     }
 
     /// The blocks that pay for its rows.
@@ -109,6 +120,7 @@ impl Model {
     }
 
     fn end(&mut self, request: Request, tokens: Vec<u32>, finish: Finish, events: &mut Vec<Event>) {
+        self.drafting.remember(&request);
         if let Some(row) = request.row {
             self.rows.release(row);
         }
@@ -254,6 +266,7 @@ impl Model {
     /// Names the first violation.
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
         self.rows.check_integrity()?;
+        self.drafting.shared.as_ref().map_or(Ok(()), Corpus::check_bounds)?;
         let owners = self.rows.owners();
         ensure!(
             owners.len() == self.running.len(),

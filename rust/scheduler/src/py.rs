@@ -1,5 +1,6 @@
 //! The Python face: convert, detach, map errors, call the runner. Nothing is decided here.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::buffer::PyBuffer;
@@ -10,12 +11,15 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::action::{StepOutcome, StepPlan};
 use crate::config::{ModelShape, SchedulerConfig};
+use crate::draft::Drafter;
 use crate::engine::{Engine, Runner};
 use crate::error::SubmitError;
 use crate::ids::{ModelId, RequestId};
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Submission};
 use crate::sampling::{Penalties, Sampling, Xtc};
+use crate::stats::Stats;
+use crate::sync::{AtomicU64, Ordering};
 
 create_exception!(_scheduler, QueueFullError, PyRuntimeError, "The submission queue is full.");
 create_exception!(
@@ -31,6 +35,12 @@ create_exception!(
     PyValueError,
     "The prompt leaves no room for a token."
 );
+create_exception!(
+    _scheduler,
+    PredictionTooLongError,
+    PyValueError,
+    "The prediction is longer than the context."
+);
 create_exception!(_scheduler, RequestTooLargeError, PyValueError, "The request could never run.");
 
 impl From<SubmitError> for PyErr {
@@ -41,6 +51,7 @@ impl From<SubmitError> for PyErr {
             SubmitError::Closed => ClosedError::new_err(text),
             SubmitError::NotResident => NotResidentError::new_err(text),
             SubmitError::ContextLength { .. } => PromptTooLongError::new_err(text),
+            SubmitError::PredictionLength { .. } => PredictionTooLongError::new_err(text),
             SubmitError::TooLarge { .. } => RequestTooLargeError::new_err(text),
             SubmitError::UnknownModel(_) | SubmitError::EmptyPrompt => PyValueError::new_err(text),
         }
@@ -56,22 +67,31 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, num_models, max_waiting, max_running, speculation, max_draft))]
+    #[pyo3(signature = (*, num_models, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir))]
     fn new(
         num_models: usize,
         max_waiting: usize,
         max_running: usize,
         speculation: bool,
         max_draft: usize,
+        shared_suffix_bytes: usize,
+        suffix_dir: Option<PathBuf>,
     ) -> PyResult<Self> {
-        let config = SchedulerConfig { max_waiting, max_running, speculation, max_draft };
+        let config = SchedulerConfig {
+            max_waiting,
+            max_running,
+            speculation,
+            max_draft,
+            shared_suffix_bytes,
+            suffix_dir,
+        };
         let engine = Engine::new(config, num_models)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         Ok(Self { engine: Arc::new(engine) })
     }
 
     /// Queue a request; returns its id.
-    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate))]
+    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, prediction, cache_salt))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn submit(
         &self,
@@ -82,6 +102,8 @@ impl Scheduler {
         stop_tokens: Vec<u32>,
         sampling: PySampling,
         speculate: bool,
+        prediction: Vec<u32>,
+        cache_salt: &str,
     ) -> PyResult<u64> {
         let submission = Submission {
             model: ModelId(model),
@@ -90,6 +112,8 @@ impl Scheduler {
             stop_tokens: stop_tokens.into(),
             sampling: sampling.into(),
             speculate,
+            prediction,
+            cache_salt: cache_salt.into(),
         };
         // Indexing a long prompt takes milliseconds.
         Ok(py.detach(|| self.engine.submit(submission))?.0)
@@ -120,7 +144,7 @@ impl Scheduler {
     /// Age of the engine thread's last sign of life, in seconds.
     #[getter]
     fn heartbeat_age(&self) -> f64 {
-        let beat = self.engine.stats().heartbeat_ns.load(crate::sync::Ordering::Relaxed);
+        let beat = self.engine.stats().heartbeat_ns.load(Ordering::Relaxed);
         self.engine.now_ns().saturating_sub(beat) as f64 * 1e-9
     }
 
@@ -139,9 +163,9 @@ impl Scheduler {
             counters.set_item(name, value)?;
         }
         let positions = stats.accepted_per_pos.iter();
-        let per_pos: Vec<u64> =
-            positions.map(|it| it.load(crate::sync::Ordering::Relaxed)).collect();
+        let per_pos: Vec<u64> = positions.map(|it| it.load(Ordering::Relaxed)).collect();
         counters.set_item("accepted_per_pos", per_pos)?;
+        counters.set_item("drafters", py_drafters(stats))?;
         Ok(counters)
     }
 
@@ -199,10 +223,17 @@ impl From<PySampling> for Sampling {
     }
 }
 
+/// Draft tokens verified and kept, by drafter.
+fn py_drafters(stats: &Stats) -> Vec<(&'static str, u64, u64)> {
+    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let named = Drafter::ALL.iter().zip(&stats.drafters);
+    named.map(|(it, stats)| (it.name(), read(&stats.proposed), read(&stats.accepted))).collect()
+}
+
 /// (request, tokens, end); end is (reason, message, queued seconds, preemptions, draft tokens,
-/// steps by accepted drafts).
+/// steps by accepted drafts, draft tokens of the client's prediction verified and kept).
 type PyEvent = (u64, Vec<u32>, Option<PyEnd>);
-type PyEnd = (&'static str, String, f64, u32, u32, Vec<u32>);
+type PyEnd = (&'static str, String, f64, u32, u32, Vec<u32>, (u32, u32));
 
 fn py_event(event: Event) -> PyEvent {
     (event.request.0, event.tokens, event.end.map(|(finish, stats)| py_end(finish, stats)))
@@ -216,7 +247,9 @@ fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
         Finish::Failed(message) => ("error", message),
     };
     let queued = stats.queued_ns as f64 * 1e-9;
-    (reason, message, queued, stats.preemptions, stats.num_draft_tokens, stats.accepted)
+    let predicted = stats.by_drafter[Drafter::Prediction.index()];
+    let predicted = (predicted.proposed, predicted.accepted);
+    (reason, message, queued, stats.preemptions, stats.num_draft_tokens, stats.accepted, predicted)
 }
 
 struct PyRunner {
@@ -261,6 +294,7 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
         padded: facts.get_item("padded")?.extract()?,
         step_cost: facts.get_item("step_cost")?.extract()?,
         rect_cost: facts.get_item("rect_cost")?.extract()?,
+        fingerprint: facts.get_item("fingerprint")?.extract()?,
     })
 }
 
@@ -269,8 +303,8 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
 mod _scheduler {
     #[pymodule_export]
     use super::{
-        ClosedError, NotResidentError, PromptTooLongError, QueueFullError, RequestTooLargeError,
-        Scheduler,
+        ClosedError, NotResidentError, PredictionTooLongError, PromptTooLongError, QueueFullError,
+        RequestTooLargeError, Scheduler,
     };
 
     #[pymodule_export]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::acceptance::Posterior;
+use crate::corpus::{Corpus, MIN_TEXT};
+use crate::draft::{Draft, DraftCount, Drafter};
 use crate::ids::{ModelId, RequestId, Row};
 use crate::sampling::Sampling;
 use crate::suffix::SuffixIndex;
@@ -24,6 +26,10 @@ pub struct Submission {
     pub sampling: Sampling,
     /// Whether this request may be drafted for.
     pub speculate: bool,
+    /// The answer as the client expects it, or nothing.
+    pub prediction: Vec<u32>,
+    /// Requests are drafted only from answers to requests of the same salt.
+    pub cache_salt: Arc<str>,
 }
 
 /// Why a request ended.
@@ -48,18 +54,25 @@ pub struct RequestStats {
     pub preemptions: u32,
     /// Draft tokens verified.
     pub num_draft_tokens: u32,
+    /// The same and how many were right, by drafter, in the order of [`Drafter::ALL`].
+    pub by_drafter: [DraftCount; Drafter::ALL.len()],
     /// `accepted[j]`: steps with a draft that kept `j` of its tokens.
     pub accepted: Vec<u32>,
 }
 
 impl RequestStats {
-    /// Count one verified draft.
-    pub fn count_draft(&mut self, drafted: usize, kept: usize) {
-        self.num_draft_tokens += drafted as u32;
-        if self.accepted.len() <= drafted {
-            self.accepted.resize(drafted + 1, 0);
+    /// Count one verified draft, of which `kept` tokens were right.
+    pub fn count_draft(&mut self, drafts: &[Draft], kept: usize) {
+        self.num_draft_tokens += drafts.len() as u32;
+        if self.accepted.len() <= drafts.len() {
+            self.accepted.resize(drafts.len() + 1, 0);
         }
         self.accepted[kept] += 1;
+        for (at, draft) in drafts.iter().enumerate() {
+            let count = &mut self.by_drafter[draft.drafter.index()];
+            count.proposed += 1;
+            count.accepted += u32::from(at < kept);
+        }
     }
 }
 
@@ -70,7 +83,8 @@ pub struct Request {
     pub(crate) model: ModelId,
     /// Prompt and output so far.
     pub(crate) tokens: Vec<u32>,
-    num_prompt: u32,
+    /// Length of the prompt.
+    pub(crate) num_prompt: u32,
     /// Tokens whose KV is in the row. Prefill is this catching up with `tokens`; decode is one behind.
     pub(crate) num_computed: u32,
     /// Length of `tokens` at which the request ends.
@@ -79,8 +93,11 @@ pub struct Request {
     pub(crate) sampling: Sampling,
     /// What penalties go by; absent where there are none.
     pub(crate) counts: Option<TokenCounts>,
+    pub(crate) salt: Arc<str>,
     /// What follows the current context; absent where drafting is off.
     pub(crate) suffix: Option<SuffixIndex>,
+    /// What follows it in the answer that the client predicted; absent without one.
+    pub(crate) prediction: Option<Corpus>,
     pub(crate) posterior: Posterior,
     /// The KV row while running; none while waiting.
     pub(crate) row: Option<Row>,
@@ -106,6 +123,8 @@ impl Request {
             }
             counts
         });
+        let prediction = (submission.speculate && !submission.prediction.is_empty())
+            .then(|| predicted(&submission.cache_salt, &submission.prompt, &submission.prediction));
         Self {
             id,
             model: submission.model,
@@ -115,7 +134,9 @@ impl Request {
             sampling: submission.sampling,
             counts,
             num_prompt: submission.prompt.len() as u32,
+            salt: submission.cache_salt,
             suffix,
+            prediction,
             posterior: Posterior::default(),
             row: None,
             submitted_ns: now_ns,
@@ -180,6 +201,15 @@ impl Request {
         let mixed = split_mix(self.sampling.seed ^ split_mix(u64::from(position)));
         [mixed as u32, (mixed >> 32) as u32]
     }
+}
+
+/// The predicted answer as if it had been given before: behind the end of this prompt. So the first
+/// token of the answer already stands in a context that the prediction continues.
+fn predicted(salt: &Arc<str>, prompt: &[u32], prediction: &[u32]) -> Corpus {
+    let text = [&prompt[prompt.len().saturating_sub(MIN_TEXT)..], prediction].concat();
+    let mut corpus = Corpus::new(Drafter::Prediction, text.len());
+    corpus.insert(salt, &text);
+    corpus
 }
 
 /// One output of the `SplitMix64` generator (Steele, Lea, Flood 2014): a bijection of 64-bit words.

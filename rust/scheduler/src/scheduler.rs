@@ -132,7 +132,7 @@ impl Scheduler {
         let early = std::mem::take(&mut entry.early);
         match result {
             Ok(shape) => {
-                let mut model = Model::new(id, shape);
+                let mut model = Model::new(id, &self.config, shape);
                 for request in early {
                     model.push(request);
                 }
@@ -166,7 +166,8 @@ impl Scheduler {
         }
     }
 
-    fn model_mut(&mut self, id: ModelId) -> Option<&mut Model> {
+    /// A model in memory, to change.
+    pub fn model_mut(&mut self, id: ModelId) -> Option<&mut Model> {
         self.entries.get_mut(id.0 as usize)?.model.as_mut()
     }
 

@@ -1,9 +1,19 @@
 //! Counters that the engine thread writes and anybody may read.
 
+use crate::draft::{Draft, Drafter};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Draft positions that are counted one by one; longer ones are counted in the totals alone.
 pub const COUNTED_POSITIONS: usize = 16;
+
+/// Draft tokens of one drafter.
+#[derive(Debug, Default)]
+pub struct DrafterStats {
+    /// Verified.
+    pub proposed: AtomicU64,
+    /// Accepted of them.
+    pub accepted: AtomicU64,
+}
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -13,6 +23,8 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: AtomicU64,)+
             /// Accepted drafts by their position in the draft.
             pub accepted_per_pos: [AtomicU64; COUNTED_POSITIONS],
+            /// Draft tokens by who proposed them, in the order of [`Drafter::ALL`].
+            pub drafters: [DrafterStats; Drafter::ALL.len()],
         }
 
         impl Stats {
@@ -65,6 +77,8 @@ counters! {
     num_draft_tokens,
     /// Draft tokens accepted.
     num_accepted_tokens,
+    /// Times the shared texts could not be written to their file.
+    suffix_file_errors,
     /// Nanoseconds since the engine started, at its last sign of life.
     heartbeat_ns,
 }
@@ -81,12 +95,17 @@ impl Stats {
     }
 
     /// Count one verified draft.
-    pub fn count_draft(&self, drafted: usize, kept: usize) {
+    pub fn count_draft(&self, drafts: &[Draft], kept: usize) {
         Self::add(&self.num_drafts, 1);
-        Self::add(&self.num_draft_tokens, drafted as u64);
+        Self::add(&self.num_draft_tokens, drafts.len() as u64);
         Self::add(&self.num_accepted_tokens, kept as u64);
         for position in self.accepted_per_pos.iter().take(kept) {
             Self::add(position, 1);
+        }
+        for (at, draft) in drafts.iter().enumerate() {
+            let stats = &self.drafters[draft.drafter.index()];
+            Self::add(&stats.proposed, 1);
+            Self::add(&stats.accepted, u64::from(at < kept));
         }
     }
 }

@@ -14,6 +14,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::draft::{Draft, Drafter};
 use crate::error::{IntegrityError, ensure};
 
 /// A context shorter than this says too little to draft from.
@@ -33,17 +34,6 @@ pub const MAX_COUNT_HOPS: usize = 32;
 /// with 2, and not with 1 or 3, the estimate is the share of drafts that were right: within 0.02 on
 /// Python from 8 tokens of context on, within 0.01 on prose from 16 on, 0.05 to 0.2 too high below.
 const NOVELTY: f32 = 2.0;
-
-/// One drafted token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Draft {
-    /// The token.
-    pub token: u32,
-    /// Estimated probability, given that all drafts before it are right.
-    pub prob: f32,
-    /// Tokens of context, earlier drafts included, that this one was predicted from.
-    pub match_len: u32,
-}
 
 /// Index of a state.
 type StateId = u32;
@@ -224,7 +214,7 @@ impl SuffixIndex {
             if path_prob < min_prob {
                 return;
             }
-            out.push(Draft { token, prob, match_len });
+            out.push(Draft { drafter: Drafter::Suffix, token, prob, match_len });
             (at, match_len) = (next, match_len + 1);
         }
     }

@@ -229,6 +229,7 @@ pub(crate) fn shape(max_context: u32, total_blocks: u32, padded: bool) -> ModelS
         padded,
         step_cost: vec![(1, 1.0), (256, 1.0)],
         rect_cost: 0.0,
+        fingerprint: "sim".to_owned(),
     }
 }
 

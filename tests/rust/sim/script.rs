@@ -13,6 +13,8 @@ pub(crate) const PADDING: u32 = 0;
 /// Generated tokens are `1..=VOCAB`; tokens from here on name scripts.
 pub(crate) const FIRST_NAME: u32 = 1_000_000;
 const VOCAB: u64 = 5;
+/// In a prediction: a token that is never generated.
+const WRONG: u32 = VOCAB as u32 + 1;
 /// Most tokens repeat the one this many positions before.
 const PERIOD: usize = 3;
 const CHAIN_START: u64 = 0x243F_6A88_85A3_08D3;
@@ -67,6 +69,7 @@ pub(crate) struct Script {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Option<u32>,
     pub(crate) speculate: bool,
+    pub(crate) predicted: bool,
     /// Prompt and output.
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Finish,
@@ -80,12 +83,21 @@ pub(crate) struct Wish {
     pub(crate) temperature: f32,
     pub(crate) stop: Option<u32>,
     pub(crate) speculate: bool,
+    /// Whether the client predicts the answer, right but for a few tokens.
+    pub(crate) predicted: bool,
 }
 
 impl Wish {
     /// A greedy, drafted request without stop tokens.
     pub(crate) fn plain(num_prompt: usize, max_tokens: u32) -> Self {
-        Self { num_prompt, max_tokens, temperature: 0.0, stop: None, speculate: true }
+        Self {
+            num_prompt,
+            max_tokens,
+            temperature: 0.0,
+            stop: None,
+            speculate: true,
+            predicted: false,
+        }
     }
 }
 
@@ -116,6 +128,7 @@ impl Script {
             sampling,
             stop: wish.stop,
             speculate: wish.speculate,
+            predicted: wish.predicted,
             tokens: row.iter().map(|it| it.token).collect(),
             finish,
         }
@@ -133,7 +146,15 @@ impl Script {
             stop_tokens: self.stop.into_iter().collect(),
             sampling: self.sampling.clone(),
             speculate: self.speculate,
+            cache_salt: if self.num_prompt.is_multiple_of(2) { "even" } else { "odd" }.into(),
+            prediction: if self.predicted { self.prediction() } else { Vec::new() },
         }
+    }
+
+    /// The output with every seventh token wrong.
+    fn prediction(&self) -> Vec<u32> {
+        let tokens = self.output().iter().enumerate();
+        tokens.map(|(at, &token)| if at % 7 == 6 { WRONG } else { token }).collect()
     }
 }
 

@@ -61,10 +61,12 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     late_aborts: int = 119
     integrity_errors: int = 120
     wake_errors: int = 121
+    suffix_file_errors: int = 126
     num_drafts: int = 115
     num_draft_tokens: int = 116
     num_accepted_tokens: int = 117
     accepted_per_pos: tuple[int, ...] = (118, 119)
+    drafters: tuple[tuple[str, int, int], ...] = (("suffix", 122, 123), ("prediction", 124, 125))
 
 
 class FakeGeneration:
@@ -81,6 +83,8 @@ class FakeGeneration:
         self._aborted = asyncio.Event()
         self.waiting = asyncio.Event()
         """Set when the script first waits for something."""
+        self.predicted = (0, 0)
+        """Accepted and rejected tokens of the client's prediction, told at the end."""
         self.ended = False
         self.closed = False
         self.closed_while_running = False
@@ -129,10 +133,13 @@ class FakeGeneration:
 
     @property
     def usage(self) -> Usage:
+        accepted, rejected = self.predicted if self.ended else (0, 0)
         return Usage(
             prompt_tokens=PROMPT_TOKENS,
             completion_tokens=self._num_tokens,
             reasoning_tokens=self._num_reasoning_tokens,
+            accepted_prediction_tokens=accepted,
+            rejected_prediction_tokens=rejected,
         )
 
     @property
@@ -154,6 +161,7 @@ class FakeEngine:
         self.script = script
         self.finish = finish
         self.stopped_by: str | None = None
+        self.predicted = (0, 0)
         self.refusal: MlxspecError | Exception | None = None
         self.requests: list[GenerationRequest] = []
         self.generations: list[FakeGeneration] = []
@@ -217,6 +225,7 @@ class FakeEngine:
             raise ModelNotFoundError(f"model {request.model} is not served here", param="model")
         self.requests.append(request)
         generation = FakeGeneration(self.script, self.finish, self.stopped_by)
+        generation.predicted = self.predicted
         self.generations.append(generation)
         self.accepted.put_nowait(generation)
         return generation

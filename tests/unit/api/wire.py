@@ -24,13 +24,19 @@ def completion(**fields: Any) -> dict[str, Any]:
     return {"model": "demo", "prompt": "once", **fields}
 
 
-def usage(prompt: int, completion: int, reasoning: int = 0) -> dict[str, Any]:
-    """OpenAI's token counts."""
+def usage(
+    prompt: int, completion: int, reasoning: int = 0, *, accepted: int = 0, rejected: int = 0
+) -> dict[str, Any]:
+    """OpenAI's token counts; `accepted` and `rejected` are of a prediction."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning,
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": rejected,
+        },
     }
 
 

@@ -2,7 +2,13 @@
 
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.openai.chat_options import chat_options
-from mlxspec.api.openai.params import ChatMessage, ChatParams, CommonParams, CompletionParams
+from mlxspec.api.openai.params import (
+    ChatMessage,
+    ChatParams,
+    CommonParams,
+    CompletionParams,
+    ContentPart,
+)
 from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
@@ -25,7 +31,9 @@ def chat_request(params: ChatParams) -> GenerationRequest:
     if max_tokens is None:
         max_tokens = params.max_tokens
     messages = [_message(message, at) for at, message in enumerate(params.messages)]
-    return _request(params, messages, max_tokens, chat_options(params))
+    prediction = params.prediction
+    predicted = "" if prediction is None else _text(prediction.content, "prediction.content")
+    return _request(params, messages, max_tokens, chat_options(params), predicted)
 
 
 def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
@@ -41,6 +49,7 @@ def _request(
     prompt: list[Message] | str | list[int],
     max_tokens: int | None,
     chat: ChatOptions = PLAIN_CHAT,
+    prediction: str = "",
 ) -> GenerationRequest:
     return GenerationRequest(
         model=params.model,
@@ -53,6 +62,8 @@ def _request(
         ignore_eos=bool(params.ignore_eos),
         speculative=params.speculative is None or params.speculative.enabled,
         chat=chat,
+        prediction=prediction,
+        cache_salt=params.cache_salt or "",
     )
 
 
@@ -102,7 +113,10 @@ def _stops(params: CommonParams) -> list[str]:
 
 def _message(message: ChatMessage, at: int) -> Message:
     """The message as chat templates see it: text content, and only the keys that were sent."""
-    rendered: Message = {"role": message.role, "content": _content(message, at)}
+    rendered: Message = {
+        "role": message.role,
+        "content": _text(message.content, f"messages[{at}].content"),
+    }
     for key in ("name", "tool_calls", "tool_call_id"):
         value = getattr(message, key)
         if value is not None:
@@ -112,16 +126,17 @@ def _message(message: ChatMessage, at: int) -> Message:
     return rendered
 
 
-def _content(message: ChatMessage, at: int) -> str:
-    if message.content is None or isinstance(message.content, str):
-        return message.content or ""
-    for index, part in enumerate(message.content):
+def _text(content: str | list[ContentPart] | None, param: str) -> str:
+    """The text of a string or of text parts; BadRequestError names the part that is neither."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    for index, part in enumerate(content):
         if part.type != "text" or part.text is None:
             raise BadRequestError(
                 f"message part of type {part.type} is not supported: send text parts with a text",
-                param=f"messages[{at}].content[{index}]",
+                param=f"{param}[{index}]",
             )
-    return "".join(part.text or "" for part in message.content)
+    return "".join(part.text or "" for part in content)
 
 
 def _prompts(params: CompletionParams) -> list[str | list[int]]:

@@ -48,6 +48,7 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     stream_format: Literal["sse", "ndjson"] | None = None
     speculative: Speculative | None = None
+    cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     n: Copies | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -124,6 +125,13 @@ class ToolChoice(Struct, frozen=True):
     allowed_tools: AllowedTools | None = None
 
 
+class Prediction(Struct, frozen=True):
+    """The answer as the client expects it: a text, or text parts."""
+
+    content: str | list[ContentPart]
+    type: Literal["content"] = "content"
+
+
 class ChatParams(CommonParams, frozen=True, kw_only=True):
     """Body of POST /v1/chat/completions."""
 
@@ -142,6 +150,7 @@ class ChatParams(CommonParams, frozen=True, kw_only=True):
     continue_final_message: bool | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
+    prediction: Prediction | None = None
 
 
 class CompletionParams(CommonParams, frozen=True, kw_only=True):

@@ -11,9 +11,11 @@ SYSTEM_FINGERPRINT = f"mlxspec-{__version__}"
 
 
 class CompletionTokensDetails(Struct, frozen=True):
-    """What the completion's tokens are, in part."""
+    """What the completion's tokens are, in part, and of a prediction's what verification said."""
 
     reasoning_tokens: int
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
 
 
 class TokenUsage(Struct, frozen=True):
@@ -29,8 +31,11 @@ class TokenUsage(Struct, frozen=True):
         """The sum over all choices of one answer."""
         prompt = sum(usage.prompt_tokens for usage in usages)
         completion = sum(usage.completion_tokens for usage in usages)
-        reasoning = sum(usage.reasoning_tokens for usage in usages)
-        details = CompletionTokensDetails(reasoning)
+        details = CompletionTokensDetails(
+            reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+            accepted_prediction_tokens=sum(usage.accepted_prediction_tokens for usage in usages),
+            rejected_prediction_tokens=sum(usage.rejected_prediction_tokens for usage in usages),
+        )
         return cls(prompt, completion, prompt + completion, details)
 
 
