@@ -43,12 +43,9 @@ class StepAttention:
         self._masks: dict[int | None, list[mx.array]] = {}
 
     @property
-    def is_whole_slab(self) -> bool:
-        """One rectangle over all rows of a slab: the shape that padded decoding has."""
-        if len(self.rects) != 1:
-            return False
-        rect = self.rects[0]
-        return rect.rows == self.slabs[rect.slab].keys[0].shape[0]
+    def is_whole_slabs(self) -> bool:
+        """Every rectangle covers all rows of a slab: the shape that padded decoding has."""
+        return all(rect.rows == self.slabs[rect.slab].keys[0].shape[0] for rect in self.rects)
 
     def _rect_positions(self, rect: Rect) -> mx.array:
         return self.positions[rect.first : rect.stop].reshape(rect.rows, rect.width)

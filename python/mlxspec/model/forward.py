@@ -10,7 +10,10 @@ from mlxspec.model.attention import LayerCache, StepAttention
 from mlxspec.model.kv import Rect, Slab
 
 Arrays: TypeAlias = list[mx.array]
-Traced: TypeAlias = Callable[[mx.array, mx.array, Arrays, Arrays], tuple[mx.array, Arrays, Arrays]]
+KVArrays: TypeAlias = list[Arrays]
+Traced: TypeAlias = Callable[
+    [mx.array, mx.array, KVArrays, KVArrays], tuple[mx.array, KVArrays, KVArrays]
+]
 
 
 def call_model(
@@ -23,7 +26,7 @@ def call_model(
 
 
 class CompiledForward:
-    """The forward of one rectangle over a whole slab, as a function traced once per shape.
+    """The forward of a step over whole slabs, as a function traced once per shape.
 
     Describing a step costs the host as long as a GPU needs to run it; a traced one is described
     once. The KV arrays go in and come out, and are still written in place.
@@ -32,26 +35,32 @@ class CompiledForward:
     def __init__(self, model: Module, windows: list[int | None]) -> None:
         self._model = model
         self._windows = windows
-        self._traced: dict[Rect, Traced] = {}
+        self._traced: dict[tuple[Rect, ...], Traced] = {}
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
-        """Logits (num_tokens, vocab) of all tokens, lazily; the slab's arrays are replaced."""
-        rect = attention.rects[0]
-        slab = attention.slabs[rect.slab]
-        anonymous = rect._replace(slab=0)
-        if anonymous not in self._traced:
-            self._traced[anonymous] = mx.compile(self._of(anonymous))
-        traced = self._traced[anonymous]
-        logits, slab.keys, slab.values = traced(tokens, attention.positions, slab.keys, slab.values)
+        """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced.
+
+        Every rectangle covers a slab of its own, see `StepAttention.is_whole_slabs`.
+        """
+        slabs = [attention.slabs[rect.slab] for rect in attention.rects]
+        rects = tuple(rect._replace(slab=at) for at, rect in enumerate(attention.rects))
+        if rects not in self._traced:
+            self._traced[rects] = mx.compile(self._of(rects))
+        keys, values = [slab.keys for slab in slabs], [slab.values for slab in slabs]
+        logits, keys, values = self._traced[rects](tokens, attention.positions, keys, values)
+        for slab, new_keys, new_values in zip(slabs, keys, values, strict=True):
+            slab.keys, slab.values = new_keys, new_values
         return logits
 
-    def _of(self, rect: Rect) -> Traced:
+    def _of(self, rects: tuple[Rect, ...]) -> Traced:
         def forward(
-            tokens: mx.array, positions: mx.array, keys: Arrays, values: Arrays
-        ) -> tuple[mx.array, Arrays, Arrays]:
-            slab = Slab(list(keys), list(values))
-            attention = StepAttention({0: slab}, [rect], positions, [None], None)
+            tokens: mx.array, positions: mx.array, keys: KVArrays, values: KVArrays
+        ) -> tuple[mx.array, KVArrays, KVArrays]:
+            pairs = zip(keys, values, strict=True)
+            slabs = [Slab(list(slab_keys), list(slab_values)) for slab_keys, slab_values in pairs]
+            unknown = [None] * len(rects)
+            attention = StepAttention(dict(enumerate(slabs)), rects, positions, unknown, None)
             logits = call_model(self._model, self._windows, attention, tokens)
-            return logits, slab.keys, slab.values
+            return logits, [slab.keys for slab in slabs], [slab.values for slab in slabs]
 
         return forward

@@ -24,7 +24,7 @@ from mlxspec.speculative.sample import Truncation, Xtc, draw
 class Target:
     """A loaded model and its KV rows. `windows`: per layer its sliding window, or None.
 
-    compiled: set when steps of one rectangle over a whole slab are to run as one traced function.
+    compiled: set when steps over whole slabs are to run as one traced function.
     """
 
     def __init__(self, model: Module, store: KVStore, windows: list[int | None]) -> None:
@@ -61,7 +61,7 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
 
 def _forward(target: Target, attention: StepAttention, tokens: mx.array) -> mx.array:
     """Logits (num_sampled, vocab) of the sampled tokens, lazily."""
-    if target.compiled is not None and attention.is_whole_slab:
+    if target.compiled is not None and attention.is_whole_slabs:
         logits = target.compiled(attention, tokens)
     else:
         logits = call_model(target.model, target.windows, attention, tokens)

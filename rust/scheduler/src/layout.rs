@@ -2,9 +2,9 @@
 //!
 //! Exact layout: neighbouring decode rows share a rectangle of their common width; what a row has
 //! beyond that, and every prefill chunk, is a rectangle of one row. No padding at all.
-//! Padded layout: every slab with decode rows is one rectangle over all its slots, as wide as its
-//! longest draft rounded up to one of a few widths; prefill chunks are padded too. The device sees
-//! few shapes. Padding is written behind a row's tokens and overwritten later.
+//! Padded layout: every slab with decode rows is one rectangle over all its slots, all of them as
+//! wide as the step's longest draft rounded up to one of a few widths; prefill chunks are padded
+//! too. The device sees few shapes. Padding is written behind a row's tokens and overwritten later.
 
 use crate::action::{PlannedRow, Rect, Sampler, StepPlan};
 use crate::config::ModelShape;
@@ -82,7 +82,8 @@ pub fn lay_out(
         })
         .collect();
     placed.sort_unstable_by_key(|it| it.row);
-    let mut layout = Layout { plan: &mut plan, running, pool, shape };
+    let decode_width = padded_width(&placed);
+    let mut layout = Layout { plan: &mut plan, running, pool, shape, decode_width };
     for group in placed.chunk_by_mut(|a, b| a.row.slab == b.row.slab) {
         layout.slab(group);
     }
@@ -93,6 +94,13 @@ pub fn lay_out(
     drop(placed);
     plan.rows = rows;
     plan
+}
+
+/// The longest decode row, rounded up to one of a few widths.
+fn padded_width(placed: &[Placed<'_>]) -> u32 {
+    let longest = placed.iter().filter(|it| it.is_decoding()).map(Placed::width).max().unwrap_or(1);
+    let widths = DRAFT_WIDTHS.iter().map(|&drafts| drafts as u32 + 1);
+    std::iter::once(1).chain(widths).find(|&width| width >= longest).unwrap_or(longest)
 }
 
 /// Ask for the logits of the last known token and of every draft.
@@ -124,6 +132,8 @@ struct Layout<'a> {
     running: &'a [Request],
     pool: &'a RowPool,
     shape: &'a ModelShape,
+    /// Padded layout: the width of all rectangles of decode rows.
+    decode_width: u32,
 }
 
 impl Layout<'_> {
@@ -165,11 +175,10 @@ impl Layout<'_> {
 
     /// All slots of the slab as one rectangle; slots that do not decode get padding.
     fn padded_decode(&mut self, group: &mut [Placed<'_>]) {
-        let longest = group.iter().filter(|it| it.is_decoding()).map(Placed::width).max();
-        let Some(longest) = longest else { return };
-        let widths = DRAFT_WIDTHS.iter().map(|&drafts| drafts as u32 + 1);
-        let width = std::iter::once(1).chain(widths).find(|&w| w >= longest).unwrap_or(longest);
-        let slab = group[0].row.slab;
+        if !group.iter().any(|it| it.is_decoding()) {
+            return;
+        }
+        let (slab, width) = (group[0].row.slab, self.decode_width);
         let slots = self.pool.slab(slab).map_or(0, |it| it.slots.len() as u32);
         self.open(Row { slab, slot: 0 }, slots, width);
         let mut decoding = group.iter_mut().filter(|it| it.is_decoding()).peekable();
