@@ -175,7 +175,7 @@ impl Layout<'_> {
 
     /// All slots of the slab as one rectangle; slots that do not decode get padding.
     fn padded_decode(&mut self, group: &mut [Placed<'_>]) {
-        if !group.iter().any(|it| it.is_decoding()) {
+        if !group.iter().any(Placed::is_decoding) {
             return;
         }
         let (slab, width) = (group[0].row.slab, self.decode_width);
