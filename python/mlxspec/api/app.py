@@ -9,6 +9,9 @@ from mlxspec.api.anthropic.messages import messages_routes
 from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
 from mlxspec.api.exchange import ExchangeMiddleware
+from mlxspec.api.llamacpp.completion import completion_route
+from mlxspec.api.llamacpp.props import props_route
+from mlxspec.api.llamacpp.tokens import tokens_routes
 from mlxspec.api.ollama.routes import ollama_routes
 from mlxspec.api.openai.answer import Answerer
 from mlxspec.api.openai.chat import chat_route
@@ -16,6 +19,7 @@ from mlxspec.api.openai.completions import completions_route
 from mlxspec.api.openai.models import models_routes
 from mlxspec.api.openai.responses.routes import responses_routes
 from mlxspec.api.openai.responses.store import ResponseStore
+from mlxspec.api.plain.generate import plain_routes
 from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
 from mlxspec.metrics import ServerMetrics
@@ -45,6 +49,10 @@ def create_app(
             *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
             *ollama_routes(engine, keepalive_seconds),
+            completion_route(engine, keepalive_seconds),
+            props_route(engine, config.scheduler.max_running),
+            *tokens_routes(engine),
+            *plain_routes(engine),
             *health_routes(engine),
             metrics_route(metrics),
         ],

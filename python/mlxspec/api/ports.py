@@ -70,7 +70,23 @@ class EngineLike(Protocol):
         ...
 
     async def tokenize(
-        self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
+        self,
+        model: str,
+        prompt: list[Message] | str,
+        chat: ChatOptions = PLAIN_CHAT,
+        *,
+        special: bool = True,
     ) -> list[int]:
-        """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError."""
+        """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError.
+
+        `special` puts in front of a text what the model expects there.
+        """
+        ...
+
+    async def detokenize(self, model: str, tokens: Sequence[list[int]]) -> list[str]:
+        """The text of each run of ids, special tokens spelled out; BadRequestError for no token."""
+        ...
+
+    async def render(self, model: str, messages: list[Message], chat: ChatOptions) -> str:
+        """The prompt that the model's chat template makes of a conversation."""
         ...

@@ -8,6 +8,7 @@ arrives through one file descriptor per event loop, once per step.
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -178,10 +179,28 @@ class Engine:
         return self._submit(request, index, tokenizer, prompt, prediction)
 
     async def tokenize(
-        self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
+        self,
+        model: str,
+        prompt: list[Message] | str,
+        chat: ChatOptions = PLAIN_CHAT,
+        *,
+        special: bool = True,
     ) -> list[int]:
-        """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError."""
-        return await asyncio.to_thread(self._tokenizer(self._find(model)).encode, prompt, chat)
+        """Ids of a rendered conversation or a text; ModelNotFoundError or UnavailableError.
+
+        `special` puts in front of a text what the model expects there.
+        """
+        encode = self._tokenizer(self._find(model)).encode
+        return await asyncio.to_thread(encode, prompt, chat, special=special)
+
+    async def detokenize(self, model: str, tokens: Sequence[list[int]]) -> list[str]:
+        """The text of each run of ids, special tokens spelled out; BadRequestError for no token."""
+        decode = self._tokenizer(self._find(model)).decode
+        return await asyncio.to_thread(lambda: [decode(run) for run in tokens])
+
+    async def render(self, model: str, messages: list[Message], chat: ChatOptions) -> str:
+        """The prompt that the model's chat template makes of a conversation."""
+        return await asyncio.to_thread(self._tokenizer(self._find(model)).render, messages, chat)
 
     def _find(self, model: str) -> int:
         index = self._index.get(model)

@@ -55,11 +55,18 @@ class Tokenizer:
         return ("completion", *tools, *thinking)
 
     def encode(
-        self, prompt: list[Message] | str | list[int], chat: ChatOptions = PLAIN_CHAT
+        self,
+        prompt: list[Message] | str | list[int],
+        chat: ChatOptions = PLAIN_CHAT,
+        *,
+        special: bool = True,
     ) -> list[int]:
-        """Token ids of a prompt. Raises BadRequestError when the template refuses the messages."""
+        """Token ids of a prompt. Raises BadRequestError when the template refuses the messages.
+
+        `special` puts in front of a text what the model expects there.
+        """
         if isinstance(prompt, str):
-            return list(self._wrapper.encode(prompt))
+            return list(self._wrapper.encode(prompt, add_special_tokens=special))
         if prompt and isinstance(prompt[0], int):
             return self._checked([int(token) for token in prompt])
         text = self.render(prompt, chat)  # type: ignore[arg-type]
@@ -68,6 +75,10 @@ class Tokenizer:
     def encode_piece(self, text: str) -> list[int]:
         """Token ids of a text that stands inside another one."""
         return list(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of ids, special tokens spelled out; BadRequestError for ids out of range."""
+        return str(self._fast.decode(self._checked(tokens), skip_special_tokens=False))
 
     def render(self, messages: list[Message], chat: ChatOptions) -> str:
         """The text of a conversation's prompt; raises BadRequestError as `encode` does."""

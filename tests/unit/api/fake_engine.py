@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from mlxspec.engine.request import (
     PLAIN_CHAT,
+    Capability,
     ChatOptions,
     Delta,
     FinishReason,
@@ -168,6 +169,7 @@ class FakeEngine:
         self.accepted: asyncio.Queue[FakeGeneration] = asyncio.Queue()
         self.is_ready = True
         self.is_alive = True
+        self.capabilities: tuple[Capability, ...] = ("completion",)
         self.states: dict[str, str] = {"demo": "resident", "org/other": "resident"}
         self.log: list[str] = []
 
@@ -196,6 +198,7 @@ class FakeEngine:
                 model_type="llama",
                 dtype="4-bit",
                 chat_template="{{ messages }}",
+                capabilities=self.capabilities,
             )
             for name, state in self.states.items()
         ]
@@ -210,19 +213,38 @@ class FakeEngine:
         return FakeCounters()
 
     async def tokenize(
-        self, model: str, prompt: list[Message] | str, chat: ChatOptions = PLAIN_CHAT
+        self,
+        model: str,
+        prompt: list[Message] | str,
+        chat: ChatOptions = PLAIN_CHAT,
+        *,
+        special: bool = True,
     ) -> list[int]:
-        """One token a word of the text, or a message."""
+        """One token a letter, its code, and a 1 for what the model expects in front."""
+        self._known(model)
+        if isinstance(prompt, str):
+            return [*([1] if special else []), *map(ord, prompt)]
+        return [ord(letter) for letter in await self.render(model, prompt, chat)]
+
+    async def detokenize(self, model: str, tokens: Sequence[list[int]]) -> list[str]:
+        self._known(model)
+        return ["".join(map(chr, run)) for run in tokens]
+
+    async def render(self, model: str, messages: list[Message], chat: ChatOptions) -> str:
+        """Tools' names and messages' contents, a line each."""
+        self._known(model)
+        tools = [tool["function"]["name"] for tool in chat.tools]
+        return "\n".join([*tools, *(message["content"] for message in messages)])
+
+    def _known(self, model: str) -> None:
         if model not in self.states:
             raise ModelNotFoundError(f"model {model} is not served here", param="model")
-        return list(range(len(prompt.split() if isinstance(prompt, str) else prompt)))
 
     async def submit(self, request: GenerationRequest) -> FakeGeneration:
         await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
-        if request.model not in self.states:
-            raise ModelNotFoundError(f"model {request.model} is not served here", param="model")
+        self._known(request.model)
         self.requests.append(request)
         generation = FakeGeneration(self.script, self.finish, self.stopped_by)
         generation.predicted = self.predicted

@@ -11,7 +11,7 @@ from litestar.testing import TestClient
 from wire import Peer
 
 from mlxspec.api.anthropic.params import MessagesParams
-from mlxspec.engine.request import SamplingParams
+from mlxspec.engine.request import ChatOptions, Delta, SamplingParams, ToolCall
 from mlxspec.errors import ContextLengthError, EngineError, QueueFullError, UnavailableError
 
 MESSAGES = "/v1/messages"
@@ -118,6 +118,75 @@ def test_the_stop_reason_and_the_stop_sequence_are_told(
         if name == "message_delta"
     ]
     assert delta["delta"] == told
+
+
+CALL = ToolCall(index=0, id="abc", name="look", arguments='{"at": 1}')
+TOOL = {"name": "look", "description": "Look.", "input_schema": {"type": "object"}}
+
+
+def test_reasoning_and_calls_are_blocks_of_their_own(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    engine.script = [Delta(reasoning="h"), Delta(reasoning="m"), "I look.", Delta(call=CALL)]
+    engine.finish = "tool_calls"
+    named = events(client.post(MESSAGES, json=body(stream=True, tools=[TOOL])).text)
+    told = [
+        data.get("content_block") or data.get("delta")
+        for name, data in named
+        if name in {"content_block_start", "content_block_delta"}
+    ]
+    assert told == [
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "thinking_delta", "thinking": "h"},
+        {"type": "thinking_delta", "thinking": "m"},
+        {"type": "text", "text": ""},
+        {"type": "text_delta", "text": "I look."},
+        {"type": "tool_use", "id": "abc", "name": "look", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"at": 1}'},
+    ]
+    indices = [data["index"] for name, data in named if name.startswith("content_block")]
+    assert indices == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [name for name, _ in named].count("ping") == 1
+    whole = client.post(MESSAGES, json=body(tools=[TOOL])).json()
+    assert whole["content"] == [
+        {"type": "thinking", "thinking": "hm", "signature": ""},
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "id": "abc", "name": "look", "input": {"at": 1}},
+    ]
+    assert whole["stop_reason"] == named[-2][1]["delta"]["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize("written", ["not json", "[1]", ""])
+def test_arguments_that_are_no_object_are_told_as_they_are(
+    client: TestClient[Any], engine: FakeEngine, written: str
+) -> None:
+    engine.script = [Delta(call=ToolCall(index=0, id="abc", name="look", arguments=written))]
+    [block] = client.post(MESSAGES, json=body(tools=[TOOL])).json()["content"]
+    assert block["input"] == {"arguments": written}
+
+
+def test_tools_and_thinking_reach_the_template(client: TestClient[Any], engine: FakeEngine) -> None:
+    server_tool = {"type": "web_search_20250305", "name": "web_search"}
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    fields = {"tools": [TOOL, server_tool], "tool_choice": choice, "thinking": {"type": "disabled"}}
+    client.post(MESSAGES, json=body(**fields))
+    client.post(MESSAGES, json=body(**fields | {"tool_choice": {"type": "none"}}))
+    first, second = engine.requests
+    parameters = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
+    assert first.chat == ChatOptions(
+        tools=[{"type": "function", "function": parameters}],
+        parallel_tool_calls=False,
+        template_kwargs={"enable_thinking": False},
+    )
+    assert second.chat.tools == []
+
+
+def test_words_put_into_the_models_mouth_are_gone_on_with(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    messages = [*body()["messages"], {"role": "assistant", "content": "The answer is ("}]
+    client.post(MESSAGES, json=body(messages=messages))
+    assert engine.requests[0].chat.continue_final_message
 
 
 def test_silence_is_filled_with_pings(client: TestClient[Any], engine: FakeEngine) -> None:
@@ -280,7 +349,7 @@ async def test_leaving_mid_stream_closes_the_generation(app: Litestar, engine: F
 
 def test_counting_tokens_generates_nothing(client: TestClient[Any], engine: FakeEngine) -> None:
     counted = client.post(COUNT, json={**body(system="Be brief."), "max_tokens": None})
-    assert counted.json() == {"input_tokens": 2}
+    assert counted.json() == {"input_tokens": len("Be brief.") + 1 + len("hi")}
     assert engine.requests == []
     assert_error(client.post(COUNT, json=body(model="other")), 404, "not_found_error")
 

@@ -10,7 +10,7 @@ from litestar.testing import TestClient
 from wire import Peer, ndjson_lines
 
 from mlxspec.api.ollama.params import Options
-from mlxspec.engine.request import SamplingParams
+from mlxspec.engine.request import ChatOptions, Delta, SamplingParams, ToolCall
 from mlxspec.errors import EngineError, QueueFullError
 
 GENERATE = "/api/generate"
@@ -166,6 +166,60 @@ def test_a_full_queue_is_503_as_ollamas_is(client: TestClient[Any], engine: Fake
     response = client.post(CHAT, json=chat())
     assert assert_error(response, 503) == "full"
     assert response.headers["retry-after"] == "3"
+
+
+CALL = ToolCall(index=0, id="abc", name="look", arguments='{"at": 1}')
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def test_reasoning_and_calls_stand_in_their_own_fields(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    engine.capabilities = ("completion", "tools", "thinking")
+    engine.script = [Delta(reasoning="hm"), "I look.", Delta(call=CALL)]
+    engine.finish = "tool_calls"
+    call = {"id": "abc", "function": {"name": "look", "arguments": {"at": 1}}}
+    asked = chat(tools=[TOOL], think=True)
+    assert [line["message"] for line in ndjson_lines(client.post(CHAT, json=asked).text)] == [
+        {"role": "assistant", "content": "", "thinking": "hm"},
+        {"role": "assistant", "content": "I look."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": ""},
+    ]
+    whole = client.post(CHAT, json=asked | {"stream": False}).json()
+    assert whole["message"] == {
+        "role": "assistant",
+        "content": "I look.",
+        "thinking": "hm",
+        "tool_calls": [call],
+    }
+    assert whole["done_reason"] == "stop"
+    assert engine.requests[0].chat == ChatOptions(
+        tools=[{**TOOL, "function": {**TOOL["function"], "description": ""}}],
+        template_kwargs={"enable_thinking": True},
+    )
+
+
+@pytest.mark.parametrize(
+    ("think", "seen"),
+    [
+        (False, {"enable_thinking": False}),
+        ("low", {"enable_thinking": True, "reasoning_effort": "low"}),
+        (None, {}),
+    ],
+)
+def test_a_wish_about_thinking_reaches_the_template(
+    client: TestClient[Any], engine: FakeEngine, think: Any, seen: Any
+) -> None:
+    engine.capabilities = ("completion", "thinking")
+    client.post(CHAT, json=chat(think=think))
+    assert engine.requests[0].chat.template_kwargs == seen
+
+
+@pytest.mark.parametrize("fields", [{"tools": [TOOL]}, {"think": True}, {"think": "high"}])
+def test_what_the_model_cannot_do_is_refused(client: TestClient[Any], fields: Any) -> None:
+    response = client.post(CHAT, json=chat(**fields))
+    assert "does not support" in assert_error(response, 400)
 
 
 def test_a_failing_step_is_the_last_line(client: TestClient[Any], engine: FakeEngine) -> None:

@@ -19,6 +19,14 @@ BY_PREFIX: Final[dict[str, Scope]] = {
     "/api/pull": "admin",
     "/api/push": "admin",
     "/metrics": "metrics",
+    "/completion": "infer",
+    "/completions": "infer",
+    "/generate": "infer",
+    "/batch_generate": "infer",
+    "/tokenize": "infer",
+    "/detokenize": "infer",
+    "/apply-template": "infer",
+    "/props": "infer",
 }
 """The longest prefix, by whole parts of the path, decides."""
 

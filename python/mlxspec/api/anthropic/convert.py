@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 from mlxspec.api.anthropic.params import Block, CountParams, InputMessage, MessagesParams
 from mlxspec.api.bounds import num_tokens, stop_strings
-from mlxspec.engine.request import GenerationRequest, Message, SamplingParams
+from mlxspec.engine.request import (
+    ChatOptions,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    Tool,
+)
 from mlxspec.errors import BadRequestError
 
 BILLING = "x-anthropic-billing-header"
@@ -17,13 +23,10 @@ DROPPED = frozenset({"redacted_thinking"})
 
 def messages_request(params: MessagesParams) -> GenerationRequest:
     """The generation a body asks for; BadRequestError names the field at fault."""
-    if params.tool_choice is not None and params.tool_choice.type not in {"auto", "none"}:
-        raise BadRequestError(
-            "a forced tool_choice is not supported: send auto or none", param="tool_choice"
-        )
     return GenerationRequest(
         model=params.model,
         prompt=prompt_messages(params),
+        chat=chat_options(params),
         sampling=SamplingParams(
             temperature=1.0 if params.temperature is None else params.temperature,
             top_p=1.0 if params.top_p is None else params.top_p,
@@ -40,6 +43,42 @@ def prompt_messages(params: CountParams) -> list[Message]:
     for at, message in enumerate(params.messages):
         messages.extend(_turn(message, f"messages[{at}].content"))
     return messages
+
+
+def chat_options(params: CountParams) -> ChatOptions:
+    """What templates are told besides; words put into the model's mouth are gone on with."""
+    choice = params.tool_choice
+    thinks = params.thinking.type if params.thinking else None
+    switch = {"enabled": True, "disabled": False}.get(thinks or "")
+    return ChatOptions(
+        tools=_tools(params),
+        parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
+        template_kwargs={} if switch is None else {"enable_thinking": switch},
+        continue_final_message=params.messages[-1].role == "assistant",
+    )
+
+
+def _tools(params: CountParams) -> list[Tool]:
+    """The client's tools, as chat templates see them; the model is told of no others."""
+    choice = params.tool_choice.type if params.tool_choice else "auto"
+    if choice not in {"auto", "none"}:
+        raise BadRequestError(
+            "a forced tool_choice is not supported: send auto or none", param="tool_choice"
+        )
+    if choice == "none":
+        return []
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.input_schema,
+            },
+        }
+        for tool in params.tools or []
+        if tool.name is not None and tool.input_schema is not None
+    ]
 
 
 def _system(system: str | list[Block] | None) -> list[Message]:

@@ -1,7 +1,5 @@
 """Anthropic's error object, as a whole body and as the last event of a stream that broke."""
 
-from typing import Literal
-
 from msgspec import Struct
 
 from mlxspec.api.error_form import ErrorForm
@@ -31,17 +29,16 @@ class ErrorObject(Struct, frozen=True):
     message: str
 
 
-class ErrorBody(Struct, frozen=True, kw_only=True):
-    """The whole body of a refusal; its `type` is also the name of the stream's last event."""
+class ErrorBody(Struct, frozen=True, tag="error"):
+    """The whole body of a refusal; its tag is also the name of the stream's last event."""
 
-    type: Literal["error"] = "error"
     error: ErrorObject
 
 
 def error_body(error: MlxspecError) -> ErrorBody:
     """What an Anthropic client is told of a typed error."""
     fallback = "invalid_request_error" if error.status < 500 else "api_error"
-    return ErrorBody(error=ErrorObject(TYPES.get(error.status, fallback), error.message))
+    return ErrorBody(ErrorObject(TYPES.get(error.status, fallback), error.message))
 
 
 FORM = ErrorForm(error_body, {429: OVERLOADED})

@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from mlxspec.api.answer import open_generation, send_json, send_stream, send_whole
-from mlxspec.api.anthropic.convert import messages_request, prompt_messages
+from mlxspec.api.anthropic.convert import chat_options, messages_request, prompt_messages
 from mlxspec.api.anthropic.params import CountParams, MessagesParams
 from mlxspec.api.anthropic.schema import TokenCount
 from mlxspec.api.anthropic.wording import FRAMING, MessageWording
@@ -40,7 +40,7 @@ def messages_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRo
     async def count_tokens(request: Request[Any, Any, Any]) -> Response[bytes]:
         """How many tokens a conversation's prompt has; nothing is generated."""
         params = await read_json(request, COUNT)
-        tokens = await engine.tokenize(params.model, prompt_messages(params))
+        tokens = await engine.tokenize(params.model, prompt_messages(params), chat_options(params))
         return send_json(TokenCount(len(tokens)))
 
     return [create_message, count_tokens]

@@ -31,6 +31,21 @@ class ToolChoice(Struct, frozen=True):
     """Whether the model must call a tool."""
 
     type: Name
+    disable_parallel_tool_use: bool | None = None
+
+
+class Tool(Struct, frozen=True, kw_only=True):
+    """A tool of the client's, or one of Anthropic's own, which has no schema and is left out."""
+
+    name: Name | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+
+
+class Thinking(Struct, frozen=True):
+    """Whether the model shall reason: `enabled`, `disabled`, or as it likes."""
+
+    type: Name
 
 
 class CountParams(Struct, frozen=True, kw_only=True):
@@ -39,6 +54,9 @@ class CountParams(Struct, frozen=True, kw_only=True):
     model: Name
     messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=2048)]
     system: str | list[Block] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=1024)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
 
 
 class MessagesParams(CountParams, frozen=True, kw_only=True):
@@ -50,4 +68,3 @@ class MessagesParams(CountParams, frozen=True, kw_only=True):
     top_k: TopK | None = None
     stop_sequences: Annotated[list[str], Meta(max_length=16)] | None = None
     stream: bool | None = None
-    tool_choice: ToolChoice | None = None

@@ -1,12 +1,12 @@
-"""Anthropic's answers as they go on the wire; a `type` is also the name of a stream's event."""
+"""Anthropic's answers as they go on the wire; an event's tag is also its name in the stream."""
 
 from typing import Literal, Self
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from mlxspec.engine.request import RequestMetrics, Usage
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class MessageUsage(Struct, frozen=True, kw_only=True):
@@ -23,90 +23,111 @@ class MessageUsage(Struct, frozen=True, kw_only=True):
         return cls(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
 
 
-class TextBlock(Struct, frozen=True, kw_only=True):
+class TextBlock(Struct, frozen=True, tag="text"):
     """Text of the answer."""
 
-    type: Literal["text"] = "text"
     text: str
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class ThinkingBlock(Struct, frozen=True, tag="thinking"):
+    """Reasoning; nobody signs it."""
+
+    thinking: str
+    signature: str = ""
+
+
+class ToolUseBlock(Struct, frozen=True, tag="tool_use"):
+    """The model's wish to have a tool called; `input` is an object."""
+
+    id: str
+    name: str
+    input: Raw
+
+
+Block = TextBlock | ThinkingBlock | ToolUseBlock
+
+
+class Answer(Struct, frozen=True, kw_only=True, tag="message"):
     """Answer of POST /v1/messages; the `metrics` are ours."""
 
     id: str
-    type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     model: str
-    content: list[TextBlock]
+    content: list[Block]
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: MessageUsage
     metrics: RequestMetrics | UnsetType = UNSET
 
 
-class MessageStart(Struct, frozen=True, kw_only=True):
+class MessageStart(Struct, frozen=True, tag="message_start"):
     """The first event: the answer, still empty."""
 
-    type: Literal["message_start"] = "message_start"
     message: Answer
 
 
-class BlockStart(Struct, frozen=True, kw_only=True):
+class BlockStart(Struct, frozen=True, tag="content_block_start"):
     """A content block begins, still empty."""
 
-    type: Literal["content_block_start"] = "content_block_start"
     index: int
-    content_block: TextBlock
+    content_block: Block
 
 
-class TextDelta(Struct, frozen=True, kw_only=True):
+class TextDelta(Struct, frozen=True, tag="text_delta"):
     """New text."""
 
-    type: Literal["text_delta"] = "text_delta"
     text: str
 
 
-class BlockDelta(Struct, frozen=True, kw_only=True):
+class ThinkingDelta(Struct, frozen=True, tag="thinking_delta"):
+    """New reasoning."""
+
+    thinking: str
+
+
+class InputJsonDelta(Struct, frozen=True, tag="input_json_delta"):
+    """A tool's input as JSON text."""
+
+    partial_json: str
+
+
+class BlockDelta(Struct, frozen=True, tag="content_block_delta"):
     """More of the block."""
 
-    type: Literal["content_block_delta"] = "content_block_delta"
     index: int
-    delta: TextDelta
+    delta: TextDelta | ThinkingDelta | InputJsonDelta
 
 
-class BlockStop(Struct, frozen=True, kw_only=True):
+class BlockStop(Struct, frozen=True, tag="content_block_stop"):
     """The block is whole."""
 
-    type: Literal["content_block_stop"] = "content_block_stop"
     index: int
 
 
-class Ending(Struct, frozen=True, kw_only=True):
+class Ending(Struct, frozen=True):
     """Why the answer ended."""
 
     stop_reason: StopReason
     stop_sequence: str | None = None
 
 
-class MessageDelta(Struct, frozen=True, kw_only=True):
+class MessageDelta(Struct, frozen=True, kw_only=True, tag="message_delta"):
     """The last but one event; the `metrics` are ours."""
 
-    type: Literal["message_delta"] = "message_delta"
     delta: Ending
     usage: MessageUsage
     metrics: RequestMetrics
 
 
-class MessageStop(Struct, frozen=True, kw_only=True):
+class MessageStop(Struct, frozen=True, tag="message_stop"):
     """The last event."""
 
-    type: Literal["message_stop"] = "message_stop"
 
-
-class Ping(Struct, frozen=True, kw_only=True):
+class Ping(Struct, frozen=True, tag="ping"):
     """A sign of life."""
 
-    type: Literal["ping"] = "ping"
+
+Event = MessageStart | BlockStart | Ping | BlockDelta | BlockStop | MessageDelta | MessageStop
 
 
 class TokenCount(Struct, frozen=True):

@@ -1,25 +1,22 @@
 """How an answer is told in Anthropic's words: whole, or as events."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from msgspec import Struct
 
 from mlxspec.api.answer import complete, deltas
+from mlxspec.api.anthropic.blocks import Blocks, whole_blocks
 from mlxspec.api.anthropic.error import FORM
 from mlxspec.api.anthropic.schema import (
     Answer,
-    BlockDelta,
-    BlockStart,
-    BlockStop,
     Ending,
+    Event,
     MessageDelta,
     MessageStart,
     MessageStop,
     MessageUsage,
     Ping,
-    TextBlock,
-    TextDelta,
 )
 from mlxspec.api.ports import GenerationLike
 from mlxspec.api.stream import Framing, encode
@@ -42,7 +39,7 @@ class MessageWording(Struct, frozen=True):
         return Answer(
             id=self.id,
             model=self.model,
-            content=[TextBlock(text=completed.text)] if completed.text else [],
+            content=whole_blocks(completed),
             stop_reason=end.stop_reason,
             stop_sequence=end.stop_sequence,
             usage=MessageUsage.of(generation.usage),
@@ -51,7 +48,7 @@ class MessageWording(Struct, frozen=True):
 
     async def events(
         self, generation: GenerationLike, idle_seconds: float
-    ) -> AsyncGenerator[Struct | None]:
+    ) -> AsyncGenerator[Event | None]:
         """The answer's events in order; None where the client should hear that we live."""
         yield self._start(generation)
         blocks = Blocks()
@@ -60,7 +57,7 @@ class MessageWording(Struct, frozen=True):
                 if delta is None:
                     yield None
                     continue
-                for event in blocks.text(delta.text):
+                for event in blocks.news(delta):
                     yield event
                 if delta.finish_reason:
                     for event in blocks.close():
@@ -81,37 +78,13 @@ class MessageWording(Struct, frozen=True):
             stop_sequence=None,
             usage=MessageUsage.of(generation.usage),
         )
-        return MessageStart(message=empty)
-
-
-class Blocks:
-    """The content blocks of a stream: one is open at a time."""
-
-    def __init__(self) -> None:
-        self._index = 0
-        self._open = False
-
-    def text(self, text: str) -> Iterator[Struct]:
-        """Events of new text; a ping follows the start of the first block, as Anthropic's does."""
-        if not text:
-            return
-        if not self._open:
-            self._open = True
-            yield BlockStart(index=self._index, content_block=TextBlock(text=""))
-            if self._index == 0:
-                yield Ping()
-        yield BlockDelta(index=self._index, delta=TextDelta(text=text))
-
-    def close(self) -> Iterator[Struct]:
-        """The end of the open block, if one is."""
-        if self._open:
-            self._open = False
-            yield BlockStop(index=self._index)
-            self._index += 1
+        return MessageStart(empty)
 
 
 def _ending(reason: FinishReason, stop: str | None) -> Ending:
     """Why the answer ended; an abort or an error never gets this far."""
     if stop is not None:
-        return Ending(stop_reason="stop_sequence", stop_sequence=stop)
-    return Ending(stop_reason="max_tokens" if reason == "length" else "end_turn")
+        return Ending("stop_sequence", stop)
+    if reason == "tool_calls":
+        return Ending("tool_use")
+    return Ending("max_tokens" if reason == "length" else "end_turn")

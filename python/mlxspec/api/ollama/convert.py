@@ -1,14 +1,24 @@
 """From Ollama's request fields to the engine's `GenerationRequest`s."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.ollama.params import (
     ChatMessage,
     ChatParams,
     CommonParams,
     GenerateParams,
+    OfferedTool,
     Options,
 )
-from mlxspec.engine.request import GenerationRequest, Message, SamplingParams
+from mlxspec.engine.request import (
+    ChatOptions,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    Tool,
+)
 from mlxspec.errors import BadRequestError
 
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
@@ -28,11 +38,13 @@ def generate_request(params: GenerateParams) -> GenerationRequest:
 
 def chat_request(params: ChatParams) -> GenerationRequest:
     """The generation of a conversation; BadRequestError names the field at fault."""
-    messages = params.messages or []
-    return _request(params, [_message(message, at) for at, message in enumerate(messages)])
+    messages = [_message(message, at) for at, message in enumerate(params.messages or [])]
+    return _request(params, messages, [_tool(tool) for tool in params.tools or []])
 
 
-def _request(params: CommonParams, prompt: list[Message] | str) -> GenerationRequest:
+def _request(
+    params: CommonParams, prompt: list[Message] | str, tools: Sequence[Tool] = ()
+) -> GenerationRequest:
     options = params.options or Options()
     limit = options.num_predict
     stops = [options.stop] if isinstance(options.stop, str) else options.stop or []
@@ -43,7 +55,25 @@ def _request(params: CommonParams, prompt: list[Message] | str) -> GenerationReq
         max_tokens=None if limit is None or limit < 0 else num_tokens(limit),
         stop=stop_strings(stops, "options.stop"),
         speculative=options.draft_num_predict != 0,
+        chat=ChatOptions(tools=list(tools), template_kwargs=_thinking(params.think)),
     )
+
+
+def _thinking(think: bool | str | None) -> dict[str, Any]:
+    """A level of thinking is a wish to think, too."""
+    if think is None:
+        return {}
+    level = {"reasoning_effort": think} if isinstance(think, str) else {}
+    return {"enable_thinking": bool(think), **level}
+
+
+def _tool(tool: OfferedTool) -> Tool:
+    function = {
+        "name": tool.function.name,
+        "description": tool.function.description or "",
+        "parameters": tool.function.parameters or {},
+    }
+    return {"type": "function", "function": function}
 
 
 def _sampling(options: Options) -> SamplingParams:
@@ -67,4 +97,6 @@ def _message(message: ChatMessage, at: int) -> Message:
         rendered["tool_calls"] = [{"type": "function", **call} for call in message.tool_calls]
     if message.tool_name:
         rendered["name"] = message.tool_name
+    if message.tool_call_id:
+        rendered["tool_call_id"] = message.tool_call_id
     return rendered

@@ -13,11 +13,12 @@ from mlxspec.api.answer import open_generation, send_json, send_stream, send_who
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.ollama.convert import chat_request, generate_request
+from mlxspec.api.ollama.lines import chat_line, generate_line
 from mlxspec.api.ollama.names import find_card
 from mlxspec.api.ollama.params import ChatParams, CommonParams, GenerateParams
-from mlxspec.api.ollama.refusals import refuse_unsupported
+from mlxspec.api.ollama.refusals import refuse_unable, refuse_unsupported
 from mlxspec.api.ollama.schema import Line
-from mlxspec.api.ollama.wording import FRAMING, Wording, chat_line, generate_line
+from mlxspec.api.ollama.wording import FRAMING, Wording
 from mlxspec.api.ports import EngineLike
 from mlxspec.engine.request import GenerationRequest
 
@@ -37,10 +38,11 @@ def generate_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRo
         """Lines, unless the client wants them as one; without a prompt, only say that we serve."""
         exchange = Exchange.of(request)
         exchange.facts.update(model=params.model, stream=params.stream is not False)
-        name = find_card(engine, params.model).id
+        card = find_card(engine, params.model)
+        refuse_unable(card, params)
         if wanted is None:
             return send_json(Wording(line, params.model, exchange).loaded())
-        wanted = msgspec.structs.replace(wanted, model=name)
+        wanted = msgspec.structs.replace(wanted, model=card.id)
         generation = await open_generation(engine, request, wanted)
         wording = Wording(line, params.model, exchange)
         if params.stream is False:

@@ -34,6 +34,7 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     options: Options | None = None
     format: str | dict[str, Any] | None = None
     keep_alive: KeepAlive = None
+    think: bool | str | None = None
     logprobs: bool | None = None
 
 
@@ -58,12 +59,29 @@ class ChatMessage(Struct, frozen=True, kw_only=True):
     images: list[str] | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Function(Struct, frozen=True, kw_only=True):
+    """What a tool is called and what it takes."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class OfferedTool(Struct, frozen=True, kw_only=True):
+    """A tool that the model may call."""
+
+    type: str | None = None
+    function: Function
 
 
 class ChatParams(CommonParams, frozen=True, kw_only=True):
     """Body of POST /api/chat."""
 
     messages: Annotated[list[ChatMessage], Meta(max_length=2048)] | None = None
+    tools: Annotated[list[OfferedTool], Meta(max_length=1024)] | None = None
 
 
 class ModelParams(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ A feature that gets built loses its line here.
 from typing import Any
 
 from mlxspec.api.ollama.params import CommonParams, Options
+from mlxspec.engine.request import ModelCard
 from mlxspec.errors import BadRequestError
 
 MISSING = {
@@ -31,3 +32,14 @@ def refuse_unsupported(params: CommonParams) -> None:
         value = getattr(options, name)
         if value is not None and value != neutral:
             raise BadRequestError(f"{name}={value} is not supported: send {neutral}", param=name)
+
+
+def refuse_unable(card: ModelCard, params: CommonParams) -> None:
+    """Raise BadRequestError for what this model cannot do, as Ollama does."""
+    asked = {"tools": getattr(params, "tools", None), "thinking": params.think}
+    for capability, value in asked.items():
+        if value and capability not in card.capabilities:
+            raise BadRequestError(
+                f"model {card.id!r} does not support {capability}: use another, or leave it out",
+                param={"thinking": "think"}.get(capability, capability),
+            )

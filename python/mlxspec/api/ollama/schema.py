@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from mlxspec.engine.request import RequestMetrics
 
@@ -34,6 +34,21 @@ class GenerateLine(Line, frozen=True, kw_only=True):
     """A line of POST /api/generate."""
 
     response: str
+    thinking: str | UnsetType = UNSET
+
+
+class CalledFunction(Struct, frozen=True):
+    """Which tool the model calls; `arguments` is an object."""
+
+    name: str
+    arguments: Raw
+
+
+class Call(Struct, frozen=True):
+    """The model's wish to have a tool called."""
+
+    id: str
+    function: CalledFunction
 
 
 class ChatReply(Struct, frozen=True, kw_only=True):
@@ -41,6 +56,8 @@ class ChatReply(Struct, frozen=True, kw_only=True):
 
     role: Literal["assistant"] = "assistant"
     content: str
+    thinking: str | UnsetType = UNSET
+    tool_calls: list[Call] | UnsetType = UNSET
 
 
 class ChatLine(Line, frozen=True, kw_only=True):

@@ -3,27 +3,17 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
 
 from mlxspec.api.answer import complete, deltas
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.ollama.error import FORM
-from mlxspec.api.ollama.schema import ChatLine, ChatReply, GenerateLine, Line
+from mlxspec.api.ollama.lines import Said
+from mlxspec.api.ollama.schema import Line
 from mlxspec.api.ports import GenerationLike
 from mlxspec.api.stream import NDJSON
 from mlxspec.engine.request import FinishReason
 
 FRAMING = NDJSON._replace(errors=FORM)
-
-
-def chat_line(text: str, **fields: Any) -> ChatLine:
-    """A line of a chat."""
-    return ChatLine(message=ChatReply(content=text), **fields)
-
-
-def generate_line(text: str, **fields: Any) -> GenerateLine:
-    """A line of a continued text."""
-    return GenerateLine(response=text, **fields)
 
 
 class Wording:
@@ -38,7 +28,8 @@ class Wording:
     async def whole(self, generation: GenerationLike) -> Line:
         """The answer that is not streamed; raises what a generation raises."""
         completed = await complete(generation)
-        return self._last(completed.text, completed.finish_reason, generation)
+        said = Said(completed.text, completed.reasoning, completed.calls)
+        return self._last(said, completed.finish_reason, generation)
 
     async def lines(
         self, generation: GenerationLike, idle_seconds: float
@@ -48,21 +39,25 @@ class Wording:
             async for delta in news:
                 if delta is None:
                     yield None
-                elif delta.finish_reason:
-                    yield self._last(delta.text, delta.finish_reason, generation)
+                    continue
+                said = Said(delta.text, delta.reasoning, (delta.call,) if delta.call else ())
+                if delta.finish_reason:
+                    yield self._last(said, delta.finish_reason, generation)
                 else:
-                    yield self._line(delta.text, model=self._model, created_at=_now(), done=False)
+                    yield self._line(said, model=self._model, created_at=_now(), done=False)
 
     def loaded(self) -> Line:
         """The answer to a request without a prompt: the model is there."""
-        return self._line("", model=self._model, created_at=_now(), done=True, done_reason="load")
+        return self._line(
+            Said(), model=self._model, created_at=_now(), done=True, done_reason="load"
+        )
 
-    def _last(self, text: str, reason: FinishReason, generation: GenerationLike) -> Line:
+    def _last(self, said: Said, reason: FinishReason, generation: GenerationLike) -> Line:
         usage, metrics = generation.usage, generation.metrics
         queue_ms = metrics.queue_time_ms or 0.0
         gaps = max(0, usage.completion_tokens - 1)
         return self._line(
-            text,
+            said,
             model=self._model,
             created_at=_now(),
             done=True,
