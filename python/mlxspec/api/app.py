@@ -19,6 +19,7 @@ from mlxspec.api.openai.completions import completions_route
 from mlxspec.api.openai.models import models_routes
 from mlxspec.api.openai.responses.routes import responses_routes
 from mlxspec.api.openai.responses.store import ResponseStore
+from mlxspec.api.openapi.routes import openapi_routes
 from mlxspec.api.plain.generate import plain_routes
 from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
@@ -55,6 +56,7 @@ def create_app(
             *plain_routes(engine),
             *health_routes(engine),
             metrics_route(metrics),
+            *openapi_routes(),
         ],
         lifespan=[drain.lifespan],
         exception_handlers=exception_handlers(config.server.max_body_bytes),

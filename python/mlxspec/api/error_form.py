@@ -15,6 +15,8 @@ class ErrorForm(NamedTuple):
     """One dialect's errors."""
 
     body: Callable[[MlxspecError], Struct]
+    type: type[Struct]
+    """Of the body."""
     statuses: Mapping[int, int] = OUR_STATUSES
     """The dialect's status for one of ours, where they differ."""
 

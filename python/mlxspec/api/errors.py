@@ -94,7 +94,11 @@ def form_of(request: Request[Any, Any, Any]) -> ErrorForm:
     """The form of errors on a route, for a client."""
     if anthropic.VERSION in request.headers:
         return anthropic.FORM
-    path = request.scope["path"]
+    return form_of_path(request.scope["path"])
+
+
+def form_of_path(path: str) -> ErrorForm:
+    """The form of errors on a route, unless a header says otherwise."""
     return next((form for prefix, form in FORMS if path.startswith(prefix)), openai.FORM)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar.response import Stream
@@ -29,11 +29,11 @@ class Framing(NamedTuple):
     """Sent while no token comes; empty where the format has no comments."""
     errors: ErrorForm = openai.FORM
     named: bool = False
-    """Each object's tag is also the name of its event."""
+    """Each object's `type` is also the name of its event."""
 
-    def frame(self, value: msgspec.Struct) -> bytes:
+    def frame(self, value: Any) -> bytes:
         """One object, framed."""
-        name = f"event: {value.__struct_config__.tag}\n".encode() if self.named else b""
+        name = b"event: %s\n" % value.type.encode() if self.named else b""
         return name + self.prefix + encode(value) + self.suffix
 
     def error(self, error: MlxspecError) -> bytes:

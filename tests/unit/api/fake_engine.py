@@ -18,7 +18,7 @@ from mlxspec.engine.request import (
     SpeculationMetrics,
     Usage,
 )
-from mlxspec.errors import MlxspecError, ModelNotFoundError, UnavailableError
+from mlxspec.errors import BadRequestError, MlxspecError, ModelNotFoundError, UnavailableError
 
 SPECULATION = SpeculationMetrics(
     mean_acceptance_length=2.5,
@@ -37,6 +37,8 @@ METRICS = RequestMetrics(
     speculative_decoding=SPECULATION,
 )
 PROMPT_TOKENS = 7
+VOCABULARY = 0xD800
+"""Letters that have a code of their own."""
 
 Step = str | Delta | float | asyncio.Event | Exception
 """New text, a whole delta, seconds to sleep, something to wait for, or a failure."""
@@ -228,6 +230,8 @@ class FakeEngine:
 
     async def detokenize(self, model: str, tokens: Sequence[list[int]]) -> list[str]:
         self._known(model)
+        if any(token >= VOCABULARY for run in tokens for token in run):
+            raise BadRequestError(f"a token is not in the vocabulary of {VOCABULARY}")
         return ["".join(map(chr, run)) for run in tokens]
 
     async def render(self, model: str, messages: list[Message], chat: ChatOptions) -> str:

@@ -27,6 +27,8 @@ BY_PREFIX: Final[dict[str, Scope]] = {
     "/detokenize": "infer",
     "/apply-template": "infer",
     "/props": "infer",
+    "/openapi.json": "infer",
+    "/docs": "infer",
 }
 """The longest prefix, by whole parts of the path, decides."""
 

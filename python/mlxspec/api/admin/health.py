@@ -4,29 +4,32 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 
 from mlxspec import __version__
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
 from mlxspec.errors import UnavailableError
+
+Told = dict[str, str]
 
 
 def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     """The handlers that tell how one engine is; 503 when it is not well."""
 
-    @get("/health/live", sync_to_thread=False)
-    def live() -> dict[str, str]:
+    @get("/health/live", sync_to_thread=False, opt=described(answers=(Told,)))
+    def live() -> Told:
         """Whether the engine thread runs: if not, restart the server."""
         if not engine.alive():
             raise UnavailableError("the engine thread has ended: restart the server")
         return {"status": "live"}
 
-    @get(["/health", "/health/ready"], sync_to_thread=False)
-    def ready() -> dict[str, str]:
+    @get(["/health", "/health/ready"], sync_to_thread=False, opt=described(answers=(Told,)))
+    def ready() -> Told:
         """Whether requests are welcome now: if not, send them elsewhere or wait."""
         if not engine.ready():
             raise UnavailableError(_why_not_ready(engine), retry_after=1)
         return {"status": "ready"}
 
-    @get("/version", sync_to_thread=False)
-    def version() -> dict[str, str]:
+    @get("/version", sync_to_thread=False, opt=described(answers=(Told,)))
+    def version() -> Told:
         """The server's version."""
         return {"version": __version__}
 

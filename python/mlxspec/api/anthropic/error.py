@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from mlxspec.api.error_form import ErrorForm
+from mlxspec.api.tagged import Tagged
 from mlxspec.errors import MlxspecError
 
 VERSION = "anthropic-version"
@@ -29,7 +30,7 @@ class ErrorObject(Struct, frozen=True):
     message: str
 
 
-class ErrorBody(Struct, frozen=True, tag="error"):
+class ErrorBody(Tagged, frozen=True, tag="error"):
     """The whole body of a refusal; its tag is also the name of the stream's last event."""
 
     error: ErrorObject
@@ -41,4 +42,4 @@ def error_body(error: MlxspecError) -> ErrorBody:
     return ErrorBody(ErrorObject(TYPES.get(error.status, fallback), error.message))
 
 
-FORM = ErrorForm(error_body, {429: OVERLOADED})
+FORM = ErrorForm(error_body, ErrorBody, {429: OVERLOADED})

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from mlxspec.api.tagged import Tagged
 from mlxspec.engine.request import RequestMetrics, Usage
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
@@ -60,13 +61,13 @@ class Answer(Struct, frozen=True, kw_only=True, tag="message"):
     metrics: RequestMetrics | UnsetType = UNSET
 
 
-class MessageStart(Struct, frozen=True, tag="message_start"):
+class MessageStart(Tagged, frozen=True, tag="message_start"):
     """The first event: the answer, still empty."""
 
     message: Answer
 
 
-class BlockStart(Struct, frozen=True, tag="content_block_start"):
+class BlockStart(Tagged, frozen=True, tag="content_block_start"):
     """A content block begins, still empty."""
 
     index: int
@@ -91,14 +92,14 @@ class InputJsonDelta(Struct, frozen=True, tag="input_json_delta"):
     partial_json: str
 
 
-class BlockDelta(Struct, frozen=True, tag="content_block_delta"):
+class BlockDelta(Tagged, frozen=True, tag="content_block_delta"):
     """More of the block."""
 
     index: int
     delta: TextDelta | ThinkingDelta | InputJsonDelta
 
 
-class BlockStop(Struct, frozen=True, tag="content_block_stop"):
+class BlockStop(Tagged, frozen=True, tag="content_block_stop"):
     """The block is whole."""
 
     index: int
@@ -111,7 +112,7 @@ class Ending(Struct, frozen=True):
     stop_sequence: str | None = None
 
 
-class MessageDelta(Struct, frozen=True, kw_only=True, tag="message_delta"):
+class MessageDelta(Tagged, frozen=True, kw_only=True, tag="message_delta"):
     """The last but one event; the `metrics` are ours."""
 
     delta: Ending
@@ -119,11 +120,11 @@ class MessageDelta(Struct, frozen=True, kw_only=True, tag="message_delta"):
     metrics: RequestMetrics
 
 
-class MessageStop(Struct, frozen=True, tag="message_stop"):
+class MessageStop(Tagged, frozen=True, tag="message_stop"):
     """The last event."""
 
 
-class Ping(Struct, frozen=True, tag="ping"):
+class Ping(Tagged, frozen=True, tag="ping"):
     """A sign of life."""
 
 

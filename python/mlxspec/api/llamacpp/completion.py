@@ -19,6 +19,7 @@ from mlxspec.api.exchange import Exchange
 from mlxspec.api.llamacpp.params import CompletionParams
 from mlxspec.api.llamacpp.schema import Completion, StopType
 from mlxspec.api.llamacpp.timings import Timings
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import SSE
 from mlxspec.engine.request import FinishReason, GenerationRequest, SamplingParams
@@ -32,7 +33,16 @@ TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 40, 0.95, 0.05
 def completion_route(engine: EngineLike, keepalive_seconds: float) -> HTTPRouteHandler:
     """The completion handler of one engine."""
 
-    @post(["/completion", "/completions"], status_code=200)
+    @post(
+        ["/completion", "/completions"],
+        status_code=200,
+        opt=described(
+            body=CompletionParams,
+            answers=(Completion,),
+            events=Completion,
+            framings=(FRAMING.media_type,),
+        ),
+    )
     async def complete_text(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue one text: whole, or as a stream of objects."""
         params = await read_json(request, DECODER)

@@ -7,6 +7,7 @@ from litestar.response import Response
 from mlxspec import __version__
 from mlxspec.api.answer import send_json
 from mlxspec.api.llamacpp.schema import Defaults, Props
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
 from mlxspec.errors import UnavailableError
 
@@ -14,7 +15,7 @@ from mlxspec.errors import UnavailableError
 def props_route(engine: EngineLike, max_running: int) -> HTTPRouteHandler:
     """The handler of one engine, which runs so many requests of a model at once."""
 
-    @get("/props", sync_to_thread=False)
+    @get("/props", sync_to_thread=False, opt=described(answers=(Props,)))
     def props() -> Response[bytes]:
         """The first model's context and template, and how many requests run at once."""
         cards = engine.models()

@@ -19,7 +19,7 @@ class Piece(Struct, frozen=True):
 class Tokens(Struct, frozen=True, kw_only=True):
     """Answer of POST /tokenize; `count` and `max_model_len` are vLLM's."""
 
-    tokens: list[int] | list[Piece]
+    tokens: list[int | Piece]
     count: int
     max_model_len: int | None
 

@@ -15,6 +15,7 @@ from mlxspec.api.llamacpp.params import DetokenizeParams, TemplateParams, Tokeni
 from mlxspec.api.llamacpp.schema import Piece, Prompt, Text, Tokens
 from mlxspec.api.openai.convert import chat_request
 from mlxspec.api.openai.params import ChatParams
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
 from mlxspec.engine.request import PLAIN_CHAT, ChatOptions, Message
 from mlxspec.errors import BadRequestError
@@ -27,21 +28,21 @@ TEMPLATE = msgspec.json.Decoder(TemplateParams)
 def tokens_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     """The handlers around the tokenizers of one engine."""
 
-    @post("/tokenize", status_code=200)
+    @post("/tokenize", status_code=200, opt=described(body=TokenizeParams, answers=(Tokens,)))
     async def tokenize(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Tokens of a text, or of a conversation as the model's template renders it."""
         params = await read_json(request, TOKENIZE)
         model = model_or_only(engine, params.model)
         prompt, chat = _prompt(params)
         tokens = await engine.tokenize(model, prompt, chat, special=_wants_special(params))
-        told: list[int] | list[Piece] = tokens
+        told: list[int | Piece] = [*tokens]
         if params.with_pieces:
             texts = await engine.detokenize(model, [[token] for token in tokens])
             told = [Piece(token, text) for token, text in zip(tokens, texts, strict=True)]
         length = next((card.context_length for card in engine.models() if card.id == model), None)
         return send_json(Tokens(tokens=told, count=len(tokens), max_model_len=length))
 
-    @post("/detokenize", status_code=200)
+    @post("/detokenize", status_code=200, opt=described(body=DetokenizeParams, answers=(Text,)))
     async def detokenize(request: Request[Any, Any, Any]) -> Response[bytes]:
         """The text of tokens."""
         params = await read_json(request, DETOKENIZE)
@@ -49,7 +50,7 @@ def tokens_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         [text] = await engine.detokenize(model, [params.tokens])
         return send_json(Text(content=text, prompt=text))
 
-    @post("/apply-template", status_code=200)
+    @post("/apply-template", status_code=200, opt=described(body=TemplateParams, answers=(Prompt,)))
     async def apply_template(request: Request[Any, Any, Any]) -> Response[bytes]:
         """The prompt that the model's template makes of a conversation."""
         params = await read_json(request, TEMPLATE)

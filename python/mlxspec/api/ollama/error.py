@@ -17,5 +17,5 @@ def error_line(error: MlxspecError) -> ErrorLine:
     return ErrorLine(error.message)
 
 
-FORM = ErrorForm(error_line, {429: 503})
+FORM = ErrorForm(error_line, ErrorLine, {429: 503})
 """Ollama's own full queue is 503."""

@@ -17,8 +17,9 @@ from mlxspec.api.ollama.lines import chat_line, generate_line
 from mlxspec.api.ollama.names import find_card
 from mlxspec.api.ollama.params import ChatParams, CommonParams, GenerateParams
 from mlxspec.api.ollama.refusals import refuse_unable, refuse_unsupported
-from mlxspec.api.ollama.schema import Line
+from mlxspec.api.ollama.schema import ChatLine, GenerateLine, Line
 from mlxspec.api.ollama.wording import FRAMING, Wording
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
 from mlxspec.engine.request import GenerationRequest
 
@@ -49,7 +50,16 @@ def generate_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRo
             return await send_whole(request, wording.whole(generation))
         return send_stream(request, wording.lines(generation, keepalive_seconds), FRAMING)
 
-    @post("/api/generate", status_code=200)
+    @post(
+        "/api/generate",
+        status_code=200,
+        opt=described(
+            body=GenerateParams,
+            answers=(GenerateLine,),
+            events=GenerateLine,
+            framings=(FRAMING.media_type,),
+        ),
+    )
     async def generate(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue one prompt."""
         params = await read_json(request, GENERATE)
@@ -57,7 +67,13 @@ def generate_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRo
         wanted = generate_request(params) if params.prompt else None
         return await answer(request, params, wanted, generate_line)
 
-    @post("/api/chat", status_code=200)
+    @post(
+        "/api/chat",
+        status_code=200,
+        opt=described(
+            body=ChatParams, answers=(ChatLine,), events=ChatLine, framings=(FRAMING.media_type,)
+        ),
+    )
     async def chat(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue a conversation."""
         params = await read_json(request, CHAT)

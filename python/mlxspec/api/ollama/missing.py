@@ -30,7 +30,12 @@ class NotImplementedHereError(MlxspecError):
 def missing_routes() -> HTTPRouteHandler:
     """One handler for all that is missing."""
 
-    @route(list(WAYS_OUT), http_method=["POST", "DELETE"], sync_to_thread=False)
+    @route(
+        list(WAYS_OUT),
+        http_method=["POST", "DELETE"],
+        include_in_schema=False,
+        sync_to_thread=False,
+    )
     def refuse(request: Request[Any, Any, Any]) -> None:
         """Say so."""
         raise NotImplementedHereError(WAYS_OUT[request.scope["path"]])

@@ -21,11 +21,13 @@ from mlxspec.api.ollama.schema import (
     ModelDetails,
     ModelList,
     Progress,
+    RunningList,
     RunningModel,
     ShownModel,
     Version,
 )
 from mlxspec.api.ollama.wording import FRAMING
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
 from mlxspec.engine.request import ModelCard
 
@@ -41,29 +43,35 @@ MODEL = msgspec.json.Decoder(ModelParams)
 def models_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     """Ollama's handlers that tell of one engine's models."""
 
-    @get("/api/tags", sync_to_thread=False)
+    @get("/api/tags", sync_to_thread=False, opt=described(answers=(ModelList,)))
     def tags() -> Response[bytes]:
         """All configured models, loaded or not."""
         return send_json(ModelList([_listed(card) for card in engine.models()]))
 
-    @get("/api/ps", sync_to_thread=False)
+    @get("/api/ps", sync_to_thread=False, opt=described(answers=(RunningList,)))
     def running() -> Response[bytes]:
         """The models in memory."""
         cards = [card for card in engine.models() if card.state == "resident"]
-        return send_json(ModelList([_running(card) for card in cards]))
+        return send_json(RunningList([_running(card) for card in cards]))
 
-    @get("/api/version", sync_to_thread=False)
+    @get("/api/version", sync_to_thread=False, opt=described(answers=(Version,)))
     def version() -> Response[bytes]:
         """The version of Ollama's API."""
         return send_json(Version(API_VERSION))
 
-    @post("/api/show", status_code=200)
+    @post("/api/show", status_code=200, opt=described(body=ModelParams, answers=(ShownModel,)))
     async def show(request: Request[Any, Any, Any]) -> Response[bytes]:
         """One model: its template, its context, what it can do."""
         params = await read_json(request, MODEL)
         return send_json(_shown(find_card(engine, params.model or params.name)))
 
-    @post("/api/pull", status_code=200)
+    @post(
+        "/api/pull",
+        status_code=200,
+        opt=described(
+            body=ModelParams, answers=(Progress,), events=Progress, framings=(FRAMING.media_type,)
+        ),
+    )
     async def pull(request: Request[Any, Any, Any]) -> Response[Any]:
         """Say that a served model is here; any other is refused with the way to get it."""
         params = await read_json(request, MODEL)

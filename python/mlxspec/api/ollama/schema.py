@@ -97,9 +97,15 @@ class RunningModel(ListedModel, frozen=True, kw_only=True):
 
 
 class ModelList(Struct, frozen=True):
-    """Answer of GET /api/tags and of GET /api/ps."""
+    """Answer of GET /api/tags."""
 
-    models: list[ListedModel] | list[RunningModel]
+    models: list[ListedModel]
+
+
+class RunningList(Struct, frozen=True):
+    """Answer of GET /api/ps."""
+
+    models: list[RunningModel]
 
 
 class ShownModel(Struct, frozen=True, kw_only=True):

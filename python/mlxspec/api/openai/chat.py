@@ -29,6 +29,8 @@ from mlxspec.api.openai.schema import (
 )
 from mlxspec.api.openai.tool_calls import chat_deltas, whole_call
 from mlxspec.api.openai.wording import Metrics
+from mlxspec.api.openapi.operation import described
+from mlxspec.api.stream import NDJSON, SSE
 from mlxspec.engine.request import Delta, FinishReason
 
 DECODER = msgspec.json.Decoder(ChatParams)
@@ -37,7 +39,16 @@ DECODER = msgspec.json.Decoder(ChatParams)
 def chat_route(answerer: Answerer) -> HTTPRouteHandler:
     """The chat handler of one engine."""
 
-    @post("/v1/chat/completions", status_code=200)
+    @post(
+        "/v1/chat/completions",
+        status_code=200,
+        opt=described(
+            body=ChatParams,
+            answers=(ChatCompletion,),
+            events=ChatChunk,
+            framings=(SSE.media_type, NDJSON.media_type),
+        ),
+    )
     async def create_chat_completion(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue a conversation: whole, or as a stream of chunks."""
         params = await read_json(request, DECODER)

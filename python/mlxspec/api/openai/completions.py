@@ -20,6 +20,8 @@ from mlxspec.api.openai.convert import completion_requests
 from mlxspec.api.openai.params import CompletionParams
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
 from mlxspec.api.openai.wording import Metrics
+from mlxspec.api.openapi.operation import described
+from mlxspec.api.stream import NDJSON, SSE
 from mlxspec.engine.request import Delta, FinishReason, GenerationRequest
 from mlxspec.errors import BadRequestError
 
@@ -29,7 +31,16 @@ DECODER = msgspec.json.Decoder(CompletionParams)
 def completions_route(answerer: Answerer) -> HTTPRouteHandler:
     """The text completion handler of one engine."""
 
-    @post("/v1/completions", status_code=200)
+    @post(
+        "/v1/completions",
+        status_code=200,
+        opt=described(
+            body=CompletionParams,
+            answers=(TextCompletion,),
+            events=TextCompletion,
+            framings=(SSE.media_type, NDJSON.media_type),
+        ),
+    )
     async def create_completion(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue one text or many, one choice each: whole, or as a stream of chunks."""
         params = await read_json(request, DECODER)

@@ -26,4 +26,4 @@ def error_body(error: MlxspecError) -> ErrorBody:
     return ErrorBody(ErrorObject(error.message, error.type, error.param, error.code))
 
 
-FORM = ErrorForm(error_body)
+FORM = ErrorForm(error_body, ErrorBody)

@@ -15,6 +15,7 @@ from mlxspec.api.body import read_json
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.default_model import model_or_only
 from mlxspec.api.exchange import Exchange
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.plain.schema import Batch, BatchParams, Generated, GenerateParams, Wish
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.engine.request import GenerationRequest, SamplingParams
@@ -26,7 +27,7 @@ BATCH = msgspec.json.Decoder(BatchParams)
 def plain_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     """The plain handlers of one engine."""
 
-    @post("/generate", status_code=200)
+    @post("/generate", status_code=200, opt=described(body=GenerateParams, answers=(Generated,)))
     async def generate(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Continue one text."""
         params = await read_json(request, GENERATE)
@@ -34,7 +35,7 @@ def plain_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         generation = await open_generation(engine, request, _wanted(params, model, params.prompt))
         return await send_whole(request, _generated(model, generation))
 
-    @post("/batch_generate", status_code=200)
+    @post("/batch_generate", status_code=200, opt=described(body=BatchParams, answers=(Batch,)))
     async def batch_generate(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Continue many texts, which share the steps of one batch."""
         params = await read_json(request, BATCH)

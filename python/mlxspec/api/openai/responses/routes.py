@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from mlxspec.api.answer import open_generation, send_json, send_stream, send_whole
 from mlxspec.api.body import read_json
+from mlxspec.api.default_model import model_or_only
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai.refusals import refuse_unsupported
-from mlxspec.api.openai.responses import refusals
+from mlxspec.api.openai.responses import events, refusals, schema
 from mlxspec.api.openai.responses.convert import (
     chat_options,
     generation_request,
@@ -27,8 +28,9 @@ from mlxspec.api.openai.responses.params import PromptParams, ResponseParams
 from mlxspec.api.openai.responses.schema import Deleted, InputTokens
 from mlxspec.api.openai.responses.store import ResponseStore
 from mlxspec.api.openai.responses.wording import ResponseWording
+from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike, GenerationLike
-from mlxspec.api.stream import encode
+from mlxspec.api.stream import SSE, encode
 from mlxspec.engine.request import Message
 from mlxspec.errors import BadRequestError
 
@@ -41,12 +43,21 @@ def responses_routes(
 ) -> list[HTTPRouteHandler]:
     """The handlers of one engine and one store."""
 
-    @post("/v1/responses", status_code=200)
+    @post(
+        "/v1/responses",
+        status_code=200,
+        opt=described(
+            body=ResponseParams,
+            answers=(schema.Response,),
+            events=events.Event,
+            framings=(SSE.media_type,),
+        ),
+    )
     async def create_response(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue a conversation of items: whole, or as a stream of events."""
         params = await read_json(request, RESPONSE)
         refuse_unsupported(params, refusals.RESPONSE)
-        model = params.model or _only_model(engine)
+        model = model_or_only(engine, params.model)
         exchange = Exchange.of(request)
         exchange.facts.update(model=model, stream=bool(params.stream))
         messages = _conversation(params, store, _owner(request))
@@ -55,21 +66,25 @@ def responses_routes(
         wording = ResponseWording(f"resp_{exchange.id}", model, params)
         keeper = _Keeper(store, _owner(request), messages)
         if params.stream:
-            events = keeper.stream(wording, generation, keepalive_seconds)
-            return send_stream(request, events, wording.framing)
+            frames = keeper.stream(wording, generation, keepalive_seconds)
+            return send_stream(request, frames, wording.framing)
         return await send_whole(request, keeper.whole(wording, generation, keepalive_seconds))
 
-    @post("/v1/responses/input_tokens", status_code=200)
+    @post(
+        "/v1/responses/input_tokens",
+        status_code=200,
+        opt=described(body=PromptParams, answers=(InputTokens,)),
+    )
     async def count_input_tokens(request: Request[Any, Any, Any]) -> Response[bytes]:
         """How many tokens a response's prompt would have; nothing is generated."""
         params = await read_json(request, COUNT)
         refuse_unsupported(params, refusals.PROMPT)
         messages = with_instructions(params, _conversation(params, store, _owner(request)))
-        model = params.model or _only_model(engine)
+        model = model_or_only(engine, params.model)
         tokens = await engine.tokenize(model, messages, chat_options(params))
         return send_json(InputTokens(input_tokens=len(tokens)))
 
-    @get("/v1/responses/{response_id:str}")
+    @get("/v1/responses/{response_id:str}", opt=described(answers=(schema.Response,)))
     async def show_response(
         request: Request[Any, Any, Any], response_id: FromPath[str]
     ) -> Response[bytes]:
@@ -77,7 +92,7 @@ def responses_routes(
         body = store.get(_owner(request), response_id).body
         return Response(content=body, media_type="application/json")
 
-    @delete("/v1/responses/{response_id:str}", status_code=200)
+    @delete("/v1/responses/{response_id:str}", status_code=200, opt=described(answers=(Deleted,)))
     async def delete_response(
         request: Request[Any, Any, Any], response_id: FromPath[str]
     ) -> Response[bytes]:
@@ -85,7 +100,11 @@ def responses_routes(
         store.delete(_owner(request), response_id)
         return send_json(Deleted(id=response_id))
 
-    @post("/v1/responses/{response_id:str}/cancel", status_code=200)
+    @post(
+        "/v1/responses/{response_id:str}/cancel",
+        status_code=200,
+        opt=described(answers=(schema.Response,)),
+    )
     async def cancel_response(
         request: Request[Any, Any, Any], response_id: FromPath[str]
     ) -> Response[bytes]:
@@ -136,15 +155,6 @@ def _conversation(params: PromptParams, store: ResponseStore, owner: str) -> lis
     if params.previous_response_id is not None:
         before = store.get(owner, params.previous_response_id).messages()
     return before + input_messages(params.input)
-
-
-def _only_model(engine: EngineLike) -> str:
-    """The model of a request that names none: the one there is."""
-    models = engine.models()
-    if len(models) != 1:
-        served = ", ".join(model.id for model in models)
-        raise BadRequestError(f"the request names no model: send one of {served}", param="model")
-    return models[0].id
 
 
 def _owner(request: Request[Any, Any, Any]) -> str:

@@ -9,46 +9,41 @@ from mlxspec.engine.request import RequestMetrics, Usage
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-class OutputText(Struct, frozen=True, kw_only=True):
+class OutputText(Struct, frozen=True, kw_only=True, tag="output_text"):
     """Text of an answer."""
 
-    type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[Any] = []
     logprobs: list[Any] = []
 
 
-class ReasoningText(Struct, frozen=True, kw_only=True):
+class ReasoningText(Struct, frozen=True, kw_only=True, tag="reasoning_text"):
     """Text of the reasoning before an answer."""
 
-    type: Literal["reasoning_text"] = "reasoning_text"
     text: str
 
 
-class MessageItem(Struct, frozen=True, kw_only=True):
+class MessageItem(Struct, frozen=True, kw_only=True, tag="message"):
     """What the model says."""
 
-    type: Literal["message"] = "message"
     id: str
     status: Status
     role: Literal["assistant"] = "assistant"
     content: list[OutputText]
 
 
-class ReasoningItem(Struct, frozen=True, kw_only=True):
+class ReasoningItem(Struct, frozen=True, kw_only=True, tag="reasoning"):
     """What the model thought."""
 
-    type: Literal["reasoning"] = "reasoning"
     id: str
     status: Status
     summary: list[Any] = []
     content: list[ReasoningText]
 
 
-class CallItem(Struct, frozen=True, kw_only=True):
+class CallItem(Struct, frozen=True, kw_only=True, tag="function_call"):
     """A call that the client shall answer."""
 
-    type: Literal["function_call"] = "function_call"
     id: str
     status: Status
     call_id: str

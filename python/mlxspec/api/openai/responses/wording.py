@@ -33,7 +33,7 @@ class ResponseWording:
     @property
     def framing(self) -> Framing:
         """Server-sent events by name, the last one of a broken stream numbered like the others."""
-        return SSE._replace(end=b"", errors=ErrorForm(self._error), named=True)
+        return SSE._replace(end=b"", errors=ErrorForm(self._error, ErrorEvent), named=True)
 
     async def whole(self, generation: GenerationLike, idle_seconds: float) -> Response:
         """The finished response; raises what a generation raises."""
