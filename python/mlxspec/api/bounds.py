@@ -9,6 +9,8 @@ from mlxspec.errors import BadRequestError
 
 Unit = Annotated[float, Meta(ge=0, le=1)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Repetition = Annotated[float, Meta(ge=0.01, le=100)]
 TopK = Annotated[int, Meta(ge=-1, lt=2**31)]
 NumTokens = Annotated[int, Meta(ge=0)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]

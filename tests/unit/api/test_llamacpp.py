@@ -73,12 +73,19 @@ def test_completion_fields_and_defaults_are_llamacpps(
     client: TestClient[Any], engine: FakeEngine
 ) -> None:
     client.post("/completion", json={"prompt": "once", "n_predict": -1, "seed": -1})
-    fields = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 5}
+    fields = {
+        "temperature": 0,
+        "top_k": 0,
+        "top_p": 1,
+        "min_p": 0,
+        "seed": 5,
+        "repeat_penalty": 1.1,
+    }
     client.post("/completion", json={"prompt": "once", "n_predict": 3, "stop": "a", **fields})
     defaults, chosen = engine.requests
     assert defaults.sampling == SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
     assert defaults.max_tokens is None
-    assert chosen.sampling == SamplingParams(temperature=0, seed=5)
+    assert chosen.sampling == SamplingParams(temperature=0, seed=5, repetition_penalty=1.1)
     assert (chosen.max_tokens, chosen.stop) == (3, ("a",))
 
 

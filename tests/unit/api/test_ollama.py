@@ -89,12 +89,21 @@ def test_options_reach_the_engine(client: TestClient[Any], engine: FakeEngine) -
         "stop": ["a", "b"],
         "draft_num_predict": 0,
         "num_ctx": 4096,
-        "repeat_penalty": 1.0,
+        "repeat_penalty": 1.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
     }
     assert client.post(CHAT, json=chat(options=options)).status_code == 200
     [request] = engine.requests
     assert request.sampling == SamplingParams(
-        temperature=0.5, top_k=3, top_p=0.7, min_p=0.1, seed=2**64 - 1
+        temperature=0.5,
+        top_k=3,
+        top_p=0.7,
+        min_p=0.1,
+        seed=2**64 - 1,
+        repetition_penalty=1.1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
     )
     assert (request.max_tokens, request.stop) == (9, ("a", "b"))
     assert not request.speculative
@@ -143,7 +152,7 @@ def test_without_a_prompt_nothing_is_generated(
     [
         (CHAT, {"format": "json"}, "format"),
         (CHAT, {"format": {"type": "object"}}, "format"),
-        (CHAT, {"options": {"repeat_penalty": 1.1}}, "repeat_penalty"),
+        (CHAT, {"options": {"repeat_penalty": 0}}, "repeat_penalty"),
         (CHAT, {"messages": [{"role": "user", "content": "x", "images": ["a"]}]}, "images"),
         (CHAT, {"options": {"temperature": 3}}, "temperature"),
         (CHAT, {"messages": [{"content": "x"}]}, "role"),

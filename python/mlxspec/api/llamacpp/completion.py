@@ -71,6 +71,9 @@ def completion_request(params: CompletionParams, model: str) -> GenerationReques
             min_p=MIN_P if params.min_p is None else params.min_p,
             # -1 means any seed to llama.cpp.
             seed=None if params.seed == -1 else seed(params.seed),
+            repetition_penalty=params.repeat_penalty or 1.0,
+            presence_penalty=params.presence_penalty or 0.0,
+            frequency_penalty=params.frequency_penalty or 0.0,
         ),
         max_tokens=None if limit is None or limit < 0 else num_tokens(limit),
         stop=stop_strings(stops, "stop"),

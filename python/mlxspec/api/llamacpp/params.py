@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from mlxspec.api.bounds import Name, Temperature, TokenId, TopK, Unit
+from mlxspec.api.bounds import Name, Penalty, Repetition, Temperature, TokenId, TopK, Unit
 from mlxspec.api.openai.params import ChatMessage, ChatParams
 
 
@@ -44,6 +44,9 @@ class CompletionParams(Struct, frozen=True, kw_only=True):
     top_p: Unit | None = None
     min_p: Unit | None = None
     seed: int | None = None
+    repeat_penalty: Repetition | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None

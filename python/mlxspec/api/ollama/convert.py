@@ -83,6 +83,9 @@ def _sampling(options: Options) -> SamplingParams:
         top_p=TOP_P if options.top_p is None else options.top_p,
         min_p=options.min_p or 0.0,
         seed=seed(options.seed),
+        repetition_penalty=options.repeat_penalty or 1.0,
+        presence_penalty=options.presence_penalty or 0.0,
+        frequency_penalty=options.frequency_penalty or 0.0,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from mlxspec.api.bounds import Name, Temperature, TopK, Unit
+from mlxspec.api.bounds import Name, Penalty, Repetition, Temperature, TopK, Unit
 
 KeepAlive = Annotated[str, Meta(max_length=64)] | float | None
 """How long the model is to stay in memory: "10m", seconds, or negative for always."""
@@ -21,9 +21,9 @@ class Options(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     draft_num_predict: Annotated[int, Meta(ge=0)] | None = None
-    repeat_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    repeat_penalty: Repetition | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
 
 
 class CommonParams(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ A feature that gets built loses its line here.
 
 from typing import Any
 
-from mlxspec.api.ollama.params import CommonParams, Options
+from mlxspec.api.ollama.params import CommonParams
 from mlxspec.engine.request import ModelCard
 from mlxspec.errors import BadRequestError
 
@@ -17,8 +17,6 @@ MISSING = {
     "context": "context is not supported: send the conversation to /api/chat",
     "images": "images are not supported: send text",
 }
-NEUTRAL = {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Penalties, each with the value that asks for nothing."""
 
 
 def refuse_unsupported(params: CommonParams) -> None:
@@ -27,11 +25,6 @@ def refuse_unsupported(params: CommonParams) -> None:
     for name, text in MISSING.items():
         if asked[name]:
             raise BadRequestError(text, param=name)
-    options = params.options or Options()
-    for name, neutral in NEUTRAL.items():
-        value = getattr(options, name)
-        if value is not None and value != neutral:
-            raise BadRequestError(f"{name}={value} is not supported: send {neutral}", param=name)
 
 
 def refuse_unable(card: ModelCard, params: CommonParams) -> None:

@@ -4,9 +4,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from mlxspec.api.bounds import Name, NumTokens, Temperature, TokenId, TopK, Unit
+from mlxspec.api.bounds import (
+    Name,
+    NumTokens,
+    Penalty,
+    Repetition,
+    Temperature,
+    TokenId,
+    TopK,
+    Unit,
+)
 
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1, max_length=4096)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 BadWord = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -52,7 +60,7 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     n: Copies | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    repetition_penalty: Repetition | None = None
     logit_bias: Annotated[dict[str, Bias | None], Meta(max_length=1024)] | None = None
     min_tokens: NumTokens | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
