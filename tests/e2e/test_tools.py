@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from conftest import started
+from server_process import started
 
 TEMPLATE = """
 {%- if tools %}<|im_start|>system

@@ -82,7 +82,7 @@ class ReplyParser:
 
     def finish(self) -> None:
         """The reply has ended: nothing is held back any more."""
-        if self._state is not None:
+        if self._state is not None and not self.full:
             self._state, held, _ = TextStateMachine.flush(self._state)
             self._add(held)
         self._enter("normal")

@@ -129,6 +129,12 @@ def test_one_call_is_enough_where_parallel_calls_are_unwanted() -> None:
     assert called(part) == (0, "add", {"a": 1})
 
 
+def test_what_follows_the_last_wanted_call_is_dropped_with_it() -> None:
+    parser = ReplyFormat(model()).parser(ChatOptions(tools=[TOOL], parallel_tool_calls=False), "")
+    [part] = read(parser, [CALL + "\n<tool_c"])
+    assert called(part) == (0, "add", {"a": 1})
+
+
 def test_calls_without_an_end_marker_end_with_the_reply() -> None:
     text = '[TOOL_CALLS]add[ARGS]{"a": 1}add[ARGS]{"a": 2}'
     parts = parts_of(text, wrapper=model(mistral, thinks=False))

@@ -167,5 +167,5 @@ class CompletionParams(CommonParams, frozen=True, kw_only=True):
     prompt: str | list[TokenId | str | list[TokenId]]
     echo: bool | None = None
     suffix: str | None = None
-    best_of: Copies | None = None
+    best_of: Annotated[int, Meta(ge=0, le=128)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
