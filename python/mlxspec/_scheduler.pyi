@@ -62,7 +62,7 @@ class _Sampling(Protocol):
     @property
     def min_tokens(self) -> int: ...
 
-_Reason: TypeAlias = Literal["stop", "length", "abort", "error"]
+_Reason: TypeAlias = Literal["stop", "length", "abort", "expired", "error"]
 _End: TypeAlias = tuple[_Reason, str, float, int, int, list[int], tuple[int, int]]
 """(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts, draft
 tokens of the client's prediction verified and kept)."""
@@ -107,6 +107,9 @@ class Scheduler:
 
     def abort(self, request: int) -> None:
         """End a request early. May come at any time, twice, or after the end."""
+
+    def expire(self, request: int) -> None:
+        """End a request that has not begun to run; no effect on others. As safe as `abort`."""
 
     def abort_all(self) -> None:
         """End all requests early."""

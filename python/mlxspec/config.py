@@ -25,6 +25,7 @@ HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://(\*|[A-Za-z0-9._:\[\]-]+))$")]
 """A web page's origin, `scheme://*` for all of a scheme, or `*` for all there are."""
 
+Seconds = Annotated[float, Meta(ge=0)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Tree = dict[str, Any]
 """A configuration before it is checked: sections of keys, as a TOML file gives it."""
@@ -71,6 +72,18 @@ class SchedulerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     prefill_chunk: Positive | None = None
 
 
+class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What clients may ask for and how long it may take; times in seconds, 0 for no deadline."""
+
+    max_queued_tokens: Positive = 1_000_000
+    max_held_bytes: Positive = 256 << 20
+    queue_seconds: Seconds = 300.0
+    first_token_seconds: Seconds = 600.0
+    total_seconds: Seconds = 3600.0
+    body_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    stall_seconds: Annotated[float, Meta(gt=0)] = 30.0
+
+
 class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """KV memory: the budget in bytes (`None`: measured at start)."""
 
@@ -111,6 +124,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     server: ServerConfig = ServerConfig()
     access: AccessConfig = AccessConfig()
+    limits: LimitsConfig = LimitsConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     kv: KVConfig = KVConfig()
     speculation: SpeculationConfig = SpeculationConfig()
@@ -214,6 +228,13 @@ _VARIABLES: Final = {
     "MLXSPEC_TLS_KEY": ("server", "tls_key"),
     "MLXSPEC_KEY_FILE": ("access", "key_file"),
     "MLXSPEC_API_KEY": ("access", "key_sha256"),
+    "MLXSPEC_MAX_QUEUED_TOKENS": ("limits", "max_queued_tokens"),
+    "MLXSPEC_MAX_HELD_BYTES": ("limits", "max_held_bytes"),
+    "MLXSPEC_QUEUE_SECONDS": ("limits", "queue_seconds"),
+    "MLXSPEC_FIRST_TOKEN_SECONDS": ("limits", "first_token_seconds"),
+    "MLXSPEC_TOTAL_SECONDS": ("limits", "total_seconds"),
+    "MLXSPEC_BODY_SECONDS": ("limits", "body_seconds"),
+    "MLXSPEC_STALL_SECONDS": ("limits", "stall_seconds"),
     "MLXSPEC_MAX_WAITING": ("scheduler", "max_waiting"),
     "MLXSPEC_MAX_RUNNING": ("scheduler", "max_running"),
     "MLXSPEC_STEP_TOKENS": ("scheduler", "step_tokens"),
@@ -239,6 +260,7 @@ def _hash_key(text: str) -> str:
 _PARSERS: Final[dict[str, Callable[[str], str | int]]] = {
     "memory_bytes": parse_size,
     "shared_suffix_bytes": parse_size,
+    "max_held_bytes": parse_size,
     "key_sha256": _hash_key,
 }
 """Keys whose variable is written otherwise than in a file."""

@@ -108,6 +108,20 @@ class UnavailableError(MlxspecError):
     code = "unavailable"
 
 
+class QueueTimeoutError(UnavailableError):
+    """The request waited longer than the queue's deadline and never ran."""
+
+    code = "queue_timeout"
+
+
+class DeadlineError(MlxspecError):
+    """The first token, or the whole answer, took longer than its deadline."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+
 class EngineError(MlxspecError):
     """A step failed on the device; only the requests of that step are lost."""
 

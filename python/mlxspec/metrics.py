@@ -17,6 +17,7 @@ COUNTERS = {
     "requests_submitted": "Requests handed to the scheduler.",
     "requests_finished": "Requests that ended by themselves.",
     "requests_aborted": "Requests ended early by the client or the server.",
+    "requests_expired": "Requests that waited longer than the queue's deadline.",
     "requests_failed": "Requests lost to a failed step or load.",
     "requests_rejected": "Requests refused because the queue was full or the server draining.",
     "preemptions": "Running requests put back to make room.",

@@ -118,8 +118,8 @@ impl Running {
         assert!(ends.values().all(|(_, finish)| finish.len() == 1), "not every request has ended");
         assert_eq!(self.engine.num_in_flight(), 0);
         let stats: HashMap<_, _> = self.engine.stats().snapshot().into_iter().collect();
-        let ended =
-            ["requests_finished", "requests_aborted", "requests_failed"].map(|it| stats[it]);
+        let ended = ["finished", "aborted", "expired", "failed"]
+            .map(|it| stats[&*format!("requests_{it}")]);
         assert_eq!(ended.iter().sum::<u64>(), stats["requests_submitted"]);
         assert_eq!(stats["requests_submitted"], ends.len() as u64);
         assert_eq!((stats["kv_blocks_used"], stats["integrity_errors"]), (0, 0));
@@ -248,6 +248,22 @@ fn abort_all_ends_everyone_and_the_engine_goes_on() {
     let (_, ends) = running.finish();
     assert!(is_right(&script, &ends[&id]));
     assert_eq!(ends.values().filter(|it| it.1[0] == Finish::Aborted).count(), 10);
+}
+
+#[test]
+fn who_waited_too_long_ends_and_who_runs_goes_on() {
+    let (turn, at_gate, gate) = gated();
+    let running = Running::start(SchedulerConfig { max_running: 1, ..config() }, turn);
+    let (runs, script) = running.submit(0, Wish::plain(20, 20)).unwrap();
+    at_gate.recv().unwrap();
+    let (waits, _) = running.submit(1, Wish::plain(20, 20)).unwrap();
+    for id in [runs, waits, waits, RequestId(99)] {
+        running.engine.expire(id);
+    }
+    drop(gate);
+    let (_, ends) = running.finish();
+    assert!(is_right(&script, &ends[&runs]));
+    assert_eq!(ends[&waits], (Vec::new(), vec![Finish::Expired]));
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0_usize..2, any_wish()).prop_map(|(model, wish)| Op::Submit(model, wish)),
         2 => (0_usize..1000).prop_map(Op::Abort),
+        1 => (0_usize..1000).prop_map(Op::Expire),
         24 => Just(Op::Step),
         1 => prop_oneof![Just(Fault::Forward), Just(Fault::KvOps)].prop_map(Op::FailStep),
     ]

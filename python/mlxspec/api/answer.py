@@ -1,5 +1,6 @@
 """What the answers of all dialects share: generations opened, then a whole body or frames."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -16,7 +17,9 @@ from mlxspec.api.no_tokens import NoTokens
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import Framing, check_end, encode, lost_request, merge, stream_response
 from mlxspec.engine.request import Delta, FinishReason, GenerationRequest, ToolCall
-from mlxspec.errors import MlxspecError
+from mlxspec.errors import BadRequestError, MlxspecError
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
 
 
 class Completed(Struct, frozen=True):
@@ -36,6 +39,8 @@ async def open_generation(
     """Queue a request that ends with its exchange; raises what `submit` raises."""
     generation: GenerationLike
     wanted = msgspec.structs.replace(wanted, cache_salt=_salt(request, wanted))
+    if seconds := wanted_seconds(request):
+        wanted = msgspec.structs.replace(wanted, timeout_seconds=seconds)
     if wanted.max_tokens == 0:
         one_token = msgspec.structs.replace(wanted, max_tokens=1)
         generation = NoTokens(await engine.submit(one_token))
@@ -56,6 +61,16 @@ def _salt(request: Request[Any, Any, Any], wanted: GenerationRequest) -> str:
     """The client's own salt within that of its API key: holders of different keys share nothing."""
     caller = Exchange.of(request).caller
     return wanted.cache_salt if caller is None else f"{caller.id}/{wanted.cache_salt}"
+
+
+def wanted_seconds(request: Request[Any, Any, Any]) -> float | None:
+    """The client's own limit on its request; BadRequestError when the header is no number."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,8}", text, re.ASCII):
+        raise BadRequestError(f"{TIMEOUT_HEADER} {text!r:.20} is not a time: send milliseconds")
+    return int(text) / 1000
 
 
 async def complete(generation: GenerationLike) -> Completed:

@@ -65,5 +65,7 @@ def create_app(
         openapi_config=None,
     )
     # Litestar's own middleware sits behind its router and never sees unknown routes.
-    app.asgi_handler = ExchangeMiddleware(make_gate(app.asgi_handler, config), metrics)
+    app.asgi_handler = ExchangeMiddleware(
+        make_gate(app.asgi_handler, config), metrics, config.limits
+    )
     return app

@@ -9,9 +9,8 @@ from litestar.connection import Request
 from litestar.exceptions import InternalServerException
 
 from mlxspec.api.errors import ClientClosedError, SlowBodyError
+from mlxspec.api.exchange import Exchange
 from mlxspec.errors import BadRequestError
-
-READ_SECONDS = 30.0
 
 T = TypeVar("T")
 
@@ -24,13 +23,12 @@ async def read_json(request: Request[Any, Any, Any], decoder: msgspec.json.Decod
 
     Raises BadRequestError, SlowBodyError, ClientClosedError, or Litestar's 413.
     """
+    seconds = Exchange.of(request).limits.body_seconds
     try:
-        async with asyncio.timeout(READ_SECONDS):
+        async with asyncio.timeout(seconds):
             body = await request.body()
     except TimeoutError:
-        raise SlowBodyError(
-            f"the body took longer than {READ_SECONDS:.0f} s: send it faster"
-        ) from None
+        raise SlowBodyError(f"the body took longer than {seconds:g} s: send it faster") from None
     except InternalServerException:
         raise ClientClosedError("the client left before its body was read") from None
     return decode(body, decoder)

@@ -7,10 +7,13 @@ from typing import Any, cast
 
 import structlog
 from litestar.connection import Request
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from mlxspec.api.access.key import ApiKey
+from mlxspec.api.intake import Intake
 from mlxspec.api.ports import GenerationLike
+from mlxspec.api.wire import STALLED, Wire
+from mlxspec.config import LimitsConfig
 from mlxspec.metrics import ServerMetrics
 
 SCOPE_KEY = "mlxspec.exchange"
@@ -23,7 +26,8 @@ logger = structlog.get_logger("mlxspec.api")
 class Exchange:
     """Holds what one request started and what its log line will say; for one task at a time."""
 
-    def __init__(self, metrics: ServerMetrics) -> None:
+    def __init__(self, metrics: ServerMetrics, limits: LimitsConfig) -> None:
+        self.limits = limits
         self.id = uuid.uuid4().hex
         self.facts: dict[str, Any] = {}
         """Ids, sizes and times for the log line. Never text of a prompt or an answer."""
@@ -55,6 +59,11 @@ class Exchange:
             self._metrics.observe(generation.metrics)
         if generations:
             self.facts.update(_token_facts(generations))
+
+    def give_up(self) -> None:
+        """The client takes nothing: end what it started."""
+        self.facts["error"] = STALLED
+        self.release()
 
     def log(self, scope: Scope, status: int | None, num_bytes: int) -> None:
         """Write the request's one line; `status` None means that no answer was begun."""
@@ -91,35 +100,26 @@ class ExchangeMiddleware:
     the promise to close generations is kept here and not only there.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, limits: LimitsConfig) -> None:
         self._app = app
+        self._limits = limits
+        self._intake = Intake(limits.max_held_bytes)
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request; adds `X-Request-Id` to the answer. For HTTP scopes only."""
-        exchange = Exchange(self._metrics)
+        exchange = Exchange(self._metrics, self._limits)
         cast(dict[str, Any], scope)[SCOPE_KEY] = exchange
-        answer = _Answer(send, exchange.id)
+        wire = Wire(
+            receive,
+            send,
+            request_id=exchange.id,
+            stall_seconds=self._limits.stall_seconds,
+            on_stall=exchange.give_up,
+        )
         try:
-            await self._app(scope, receive, answer.send)
+            with self._intake.watch(wire.receive) as watched:
+                await self._app(scope, watched, wire.send)
         finally:
             exchange.release()
-            exchange.log(scope, answer.status, answer.num_bytes)
-
-
-class _Answer:
-    """Watches an answer go out: its status, its size; adds the id header."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self.status: int | None = None
-        self.num_bytes = 0
-        self._send = send
-        self._header = (b"x-request-id", request_id.encode())
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message["headers"], self._header]
-        elif message["type"] == "http.response.body":
-            self.num_bytes += len(message["body"])
-        await self._send(message)
+            exchange.log(scope, wire.status, wire.num_bytes)

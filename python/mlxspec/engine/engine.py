@@ -18,6 +18,8 @@ from msgspec import Struct
 
 from mlxspec import _scheduler
 from mlxspec.config import Config
+from mlxspec.engine.admission import Admission
+from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.generation import End, Generation
 from mlxspec.engine.request import (
     PLAIN_CHAT,
@@ -53,6 +55,7 @@ class Counters(Struct, frozen=True, kw_only=True):
     requests_finished: int
     requests_aborted: int
     requests_failed: int
+    requests_expired: int
     late_aborts: int
     requests_waiting: int
     requests_running: int
@@ -121,7 +124,7 @@ class Engine:
         self._runner = Runner(config, self._on_state)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._generations: dict[int, Generation] = {}
-        self._mean_seconds = 1.0
+        self._admission = Admission(config.limits.max_queued_tokens)
         self._draining = False
         self._quiet = asyncio.Event()
         """Set, once draining, when the last request has ended."""
@@ -227,6 +230,7 @@ class Engine:
         prompt: list[int],
         prediction: list[int],
     ) -> Generation:
+        self._admission.check(len(prompt))
         stops = stop_tokens(request, tokenizer)
         sampling = token_sampling(request, tokenizer, stops)
         try:
@@ -247,7 +251,7 @@ class Engine:
         except _scheduler.RequestTooLargeError as error:
             raise BadRequestError(str(error), param="max_tokens") from None
         except _scheduler.QueueFullError as error:
-            raise QueueFullError(str(error), retry_after=self._retry_after()) from None
+            raise QueueFullError(str(error), retry_after=self._admission.retry_after()) from None
         except _scheduler.ClosedError as error:
             raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
         except _scheduler.NotResidentError:
@@ -258,7 +262,14 @@ class Engine:
             num_prompt_tokens=len(prompt),
             output=tokenizer.output(request, prompt, frozenset(stops)),
             abort=lambda: self._scheduler.abort(request_id),
+            deadlines=lambda fail: Deadlines(
+                self._config.limits,
+                request.timeout_seconds,
+                expire=lambda: self._scheduler.expire(request_id),
+                fail=fail,
+            ),
         )
+        self._admission.entered(request_id, len(prompt))
         self._generations[request_id] = generation
         return generation
 
@@ -267,11 +278,6 @@ class Engine:
             f"model {model.id!r} is still loading: try again in a few seconds",
             retry_after=LOADING_RETRY_SECONDS,
         )
-
-    def _retry_after(self) -> int:
-        """Seconds until a place in the queue should be free, by how long requests take here."""
-        running = max(1, self._scheduler.counters()["requests_running"])
-        return int(min(60, max(1, round(self._mean_seconds / running))))
 
     def _run(self) -> None:
         try:
@@ -282,12 +288,13 @@ class Engine:
     def _on_wake(self) -> None:
         """Hand the news of one or more steps to their generations. Event loop only."""
         for request_id, tokens, end in self._scheduler.drain():
+            self._admission.left(request_id)
             generation = self._generations.get(request_id)
             if generation is None:
                 continue
             if end is not None:
                 del self._generations[request_id]
-                self._mean_seconds += 0.1 * (generation.age_seconds - self._mean_seconds)
+                self._admission.ended()
             generation.deliver(tokens, None if end is None else End(*end))
         if self._draining and self._scheduler.num_in_flight == 0:
             self._quiet.set()

@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import Part
 from mlxspec.engine.request import (
@@ -15,13 +16,13 @@ from mlxspec.engine.request import (
     SpeculationMetrics,
     Usage,
 )
-from mlxspec.errors import EngineError
+from mlxspec.errors import EngineError, MlxspecError, QueueTimeoutError
 
 
 class End(NamedTuple):
     """How a request ended, as the scheduler tells it."""
 
-    reason: FinishReason
+    reason: FinishReason | Literal["expired"]
     message: str
     queued_seconds: float
     preemptions: int
@@ -40,13 +41,17 @@ class Generation:
         num_prompt_tokens: int,
         output: Output,
         abort: Callable[[], None],
+        deadlines: Callable[[Callable[[MlxspecError], None]], Deadlines],
     ) -> None:
+        """`deadlines` makes the request's timers; they call what they are given when time is up."""
         self._output = output
         self._abort = abort
         self._tokens: deque[int] = deque()
         self._end: End | None = None
         self._news = asyncio.Event()
         self._closed = False
+        self._failure: MlxspecError | None = None
+        self._deadlines = deadlines(self._fail)
         self._prompt_tokens = num_prompt_tokens
         self._told_tokens = 0
         self._submitted = time.monotonic()
@@ -59,8 +64,10 @@ class Generation:
             self._last_token = time.monotonic()
             self._first_token = self._first_token or self._last_token
             self._tokens.extend(tokens)
+            self._deadlines.first_token()
         if end is not None:
             self._end = end
+            self._deadlines.ended()
         self._news.set()
 
     def close(self) -> None:
@@ -68,6 +75,14 @@ class Generation:
         if not self._closed and self._end is None:
             self._abort()
         self._closed = True
+        self._deadlines.ended()
+
+    def _fail(self, error: MlxspecError) -> None:
+        """End the request now, whether or not the scheduler answers: it may hang."""
+        if self._end is None and not self._closed:
+            self._failure = error
+            self.close()
+            self._news.set()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Deltas until the one with a finish reason; raises EngineError if the step failed."""
@@ -80,17 +95,19 @@ class Generation:
                 yield delta
             if finish:
                 return
-            if not self._tokens and self._end is None:
+            if not self._tokens and self._end is None and self._failure is None:
                 self._news.clear()
                 await self._news.wait()
 
     async def _until_ended(self) -> None:
-        while self._end is None:
+        while self._end is None and self._failure is None:
             self._news.clear()
             await self._news.wait()
 
     def _read_tokens(self) -> FinishReason | None:
         """Move what has come into the output; returns why it ends there, if it does."""
+        if self._failure:
+            raise self._failure
         while self._tokens:
             if self._output.push(self._tokens.popleft()):
                 self._tokens.clear()
@@ -101,6 +118,10 @@ class Generation:
         if self._end.reason == "error":
             raise EngineError(
                 "the request could not be finished: send it again; the server's log has the cause"
+            )
+        if self._end.reason == "expired":
+            raise QueueTimeoutError(
+                f"the request waited {self.age_seconds:.0f} s in the queue: try again later"
             )
         return self._finished(self._end.reason)
 

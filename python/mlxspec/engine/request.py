@@ -61,6 +61,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     `speculative` False decodes plainly.
     `prediction` is the answer as the client expects it: it is drafted from, and changes no token.
     Requests are drafted from answers to others of the same `cache_salt` only.
+    `timeout_seconds`: how long the whole may take, within the server's own limit.
     """
 
     model: str
@@ -75,6 +76,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     chat: ChatOptions = PLAIN_CHAT
     prediction: str = ""
     cache_salt: str = ""
+    timeout_seconds: float | None = None
 
 
 class ToolCall(Struct, frozen=True, kw_only=True):

@@ -47,6 +47,7 @@ pub trait Runner {
 enum Control {
     Abort(RequestId),
     AbortAll,
+    Expire(RequestId),
 }
 
 /// The engine's shared face.
@@ -166,6 +167,11 @@ impl Engine {
         self.inbox.control(Control::Abort(id));
     }
 
+    /// End a request that has waited too long to be run; one that runs goes on. As safe as abort.
+    pub fn expire(&self, id: RequestId) {
+        self.inbox.control(Control::Expire(id));
+    }
+
     /// End all requests early.
     pub fn abort_all(&self) {
         self.inbox.control(Control::AbortAll);
@@ -260,6 +266,7 @@ impl Engine {
                     Stats::add(&self.stats.late_aborts, 1);
                 }
                 Control::Abort(_) => {}
+                Control::Expire(id) => scheduler.expire(id, events),
             }
         }
     }
@@ -331,6 +338,7 @@ impl Engine {
             let counter = match finish {
                 Finish::Stop | Finish::Length => &self.stats.requests_finished,
                 Finish::Aborted => &self.stats.requests_aborted,
+                Finish::Expired => &self.stats.requests_expired,
                 Finish::Failed(_) => &self.stats.requests_failed,
             };
             Stats::add(counter, 1);

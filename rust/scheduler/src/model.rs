@@ -110,6 +110,16 @@ impl Model {
         found
     }
 
+    /// End a request that waits and has never run.
+    pub fn expire(&mut self, id: RequestId, events: &mut Vec<Event>) {
+        let never_ran = |request: &Request| request.id == id && !request.started;
+        if let Some(at) = self.waiting.iter().position(never_ran)
+            && let Some(request) = self.waiting.remove(at)
+        {
+            self.end(request, Vec::new(), Finish::Expired, events);
+        }
+    }
+
     /// End every request, for the same reason.
     pub fn end_all(&mut self, finish: &Finish, events: &mut Vec<Event>) {
         let waiting = std::mem::take(&mut self.waiting);

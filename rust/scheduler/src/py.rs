@@ -123,6 +123,10 @@ impl Scheduler {
         self.engine.abort(RequestId(request));
     }
 
+    fn expire(&self, request: u64) {
+        self.engine.expire(RequestId(request));
+    }
+
     fn abort_all(&self) {
         self.engine.abort_all();
     }
@@ -244,6 +248,7 @@ fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
         Finish::Stop => ("stop", String::new()),
         Finish::Length => ("length", String::new()),
         Finish::Aborted => ("abort", String::new()),
+        Finish::Expired => ("expired", String::new()),
         Finish::Failed(message) => ("error", message),
     };
     let queued = stats.queued_ns as f64 * 1e-9;

@@ -41,6 +41,8 @@ pub enum Finish {
     Length,
     /// Somebody called abort.
     Aborted,
+    /// It waited too long to be run.
+    Expired,
     /// The step or the load it needed failed; the text says how.
     Failed(String),
 }

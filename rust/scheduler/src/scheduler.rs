@@ -77,6 +77,20 @@ impl Scheduler {
         })
     }
 
+    /// End a request that has waited too long. One that has run goes on, even if preempted.
+    pub fn expire(&mut self, id: RequestId, events: &mut Vec<Event>) {
+        for entry in &mut self.entries {
+            if let Some(at) = entry.early.iter().position(|request| request.id() == id) {
+                let request = entry.early.remove(at);
+                let end = Some((Finish::Expired, request.stats));
+                events.push(Event { request: request.id, tokens: Vec::new(), end });
+            }
+            if let Some(model) = &mut entry.model {
+                model.expire(id, events);
+            }
+        }
+    }
+
     /// End every request, for the same reason.
     pub fn end_all(&mut self, finish: &Finish, events: &mut Vec<Event>) {
         for entry in &mut self.entries {

@@ -45,6 +45,8 @@ counters! {
     requests_finished,
     /// Requests ended by an abort.
     requests_aborted,
+    /// Requests that waited too long to be run.
+    requests_expired,
     /// Requests ended by a failed step or load.
     requests_failed,
     /// Aborts that found their request already ended.

@@ -22,6 +22,7 @@ pub(crate) struct Tracked {
     pub(crate) output: Vec<u32>,
     sent: bool,
     aborted: bool,
+    expired: bool,
     failing: bool,
     pub(crate) end: Option<(Finish, RequestStats)>,
 }
@@ -38,6 +39,7 @@ pub(crate) struct World {
 pub(crate) enum Op {
     Submit(usize, Wish),
     Abort(usize),
+    Expire(usize),
     Step,
     FailStep(Fault),
 }
@@ -60,6 +62,7 @@ impl World {
             Op::Abort(at) => {
                 self.abort(RequestId((at % self.requests.len().max(1)) as u64));
             }
+            Op::Expire(at) => self.expire(at % self.requests.len().max(1)),
             Op::Step => {
                 self.step(None);
             }
@@ -91,6 +94,7 @@ impl World {
             output: Vec::new(),
             sent: false,
             aborted: false,
+            expired: false,
             failing: false,
             end: None,
         });
@@ -116,6 +120,20 @@ impl World {
         assert_eq!(events.len(), usize::from(alive), "an abort ends its request, and once");
         self.take(events);
         found
+    }
+
+    /// Tell the scheduler that a request has waited too long; it must not touch one that has run.
+    fn expire(&mut self, at: usize) {
+        let mut events = Vec::new();
+        self.scheduler.expire(RequestId(at as u64), &mut events);
+        assert!(events.len() <= 1, "one request ends twice");
+        for event in &events {
+            let it = &mut self.requests[at];
+            assert_eq!(event.request.0 as usize, at, "somebody else ends");
+            assert!(it.sent && it.output.is_empty(), "a request that runs expires");
+            it.expired = true;
+        }
+        self.take(events);
     }
 
     /// One turn of the engine's loop; false when there was nothing to do.
@@ -206,6 +224,7 @@ impl Tracked {
     fn check_end(&self, (finish, stats): &(Finish, RequestStats), drafted: (u32, u32)) {
         match finish {
             Finish::Aborted => assert!(self.aborted, "nobody aborted it"),
+            Finish::Expired => assert!(self.expired && stats.preemptions == 0, "it has run"),
             Finish::Failed(text) => assert!(self.failing && text == "out of memory"),
             Finish::Stop | Finish::Length => {
                 assert_eq!(self.output, self.script.output(), "output ends early");

@@ -61,6 +61,7 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 112
     generated_tokens: int = 113
     step_errors: int = 114
+    requests_expired: int = 122
     late_aborts: int = 119
     integrity_errors: int = 120
     wake_errors: int = 121
