@@ -11,7 +11,7 @@ LOOM_FLAGS := --cfg loom
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
 
-.PHONY: help run test check format lint-python lint-rust test-rust test-python bench setup blas clean
+.PHONY: help run test check format lint-python lint-rust test-rust test-python chaos bench setup blas clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -60,6 +60,9 @@ test-rust: ## Unit, property and model-checking tests of the scheduler
 test-python: setup ## Python tests, end to end against a started server with a real model
 	$(BIN)/mlxspec pull demo
 	$(BIN)/pytest
+
+chaos: setup ## Fault tests at full size: takes hours
+	$(BIN)/pytest tests/faults --full --timeout 14400
 
 bench: setup ## Measure: scheduler, step, server (benches/README.md has the last figures)
 	cargo bench --bench scheduler -- --quick

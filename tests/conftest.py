@@ -11,6 +11,11 @@ from mlxspec.model.backend import prepare
 
 prepare()
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="Run fault tests at full size.")
+
+
 TINY_CONFIG = {
     "model_type": "llama",
     "hidden_size": 32,

@@ -81,6 +81,7 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     first_token_seconds: Seconds = 600.0
     total_seconds: Seconds = 3600.0
     body_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    hang_seconds: Seconds = 120.0
     stall_seconds: Annotated[float, Meta(gt=0)] = 30.0
 
 
@@ -234,6 +235,7 @@ _VARIABLES: Final = {
     "MLXSPEC_FIRST_TOKEN_SECONDS": ("limits", "first_token_seconds"),
     "MLXSPEC_TOTAL_SECONDS": ("limits", "total_seconds"),
     "MLXSPEC_BODY_SECONDS": ("limits", "body_seconds"),
+    "MLXSPEC_HANG_SECONDS": ("limits", "hang_seconds"),
     "MLXSPEC_STALL_SECONDS": ("limits", "stall_seconds"),
     "MLXSPEC_MAX_WAITING": ("scheduler", "max_waiting"),
     "MLXSPEC_MAX_RUNNING": ("scheduler", "max_running"),

@@ -10,6 +10,7 @@ Granian runs a parent that owns the signals and a worker that owns the models.
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
@@ -31,7 +32,9 @@ from mlxspec.api.drain import Drain
 from mlxspec.api.log import configure_logging
 from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
+from mlxspec.crash_loop import CrashLoop
 from mlxspec.model.backend import prepare
+from mlxspec.watchdog import Watchdog
 
 MAX_CONNECTIONS = 4096
 """Far above what the scheduler admits: a client too many gets its 429, not a dead connection."""
@@ -59,10 +62,12 @@ def signalled_app(engine: EngineLike, config: Config) -> Litestar:
     """The app, which drains on SIGTERM once it has started. For a process's main thread."""
     drain = Drain(engine, config.server.drain_seconds)
     app = create_app(engine, config, drain=drain)
-    signals = WorkerSignals(drain)
+    watchdog = Watchdog(engine, config.limits.hang_seconds)
+    signals = WorkerSignals(drain, watchdog)
 
     def listen() -> None:
         signals.take()
+        watchdog.watch()
         logger.info("listening", url=url_of(config))
 
     app.on_startup.append(listen)
@@ -96,6 +101,7 @@ def serve(config: Config, load: Callable[[], Litestar] = load_app) -> None:
         log_level=LogLevels.warning,
     )
     take_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # ignored under nohup
+    _stop_crash_loops(server)
     server.on_startup(lambda: _take_parent_signals(server, take_hangup=take_hangup))
     server.serve(target_loader=load, wrap_loader=False)
 
@@ -107,8 +113,9 @@ class WorkerSignals:
     with the SIGINT we left to it.
     """
 
-    def __init__(self, drain: Drain) -> None:
+    def __init__(self, drain: Drain, watchdog: Watchdog) -> None:
         self._drain = drain
+        self._watchdog = watchdog
         self._parent = os.getppid()
         self._closing: asyncio.Task[None] | None = None
 
@@ -129,6 +136,7 @@ class WorkerSignals:
     def _begin_to_close(self) -> None:
         if self._closing is None:
             logger.info("draining")
+            self._watchdog.stop()
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
@@ -141,6 +149,23 @@ class WorkerSignals:
 
 def _path(name: str | None) -> Path | None:
     return None if name is None else Path(name)
+
+
+def _stop_crash_loops(server: AbstractServer[Any]) -> None:
+    """Granian gives up on a worker that dies at once; one that loads first would die for ever."""
+    deaths = CrashLoop()
+    respawn = server._respawn_workers
+
+    def respawn_unless_looping(workers: list[int], *rest: Any, **options: Any) -> None:
+        if deaths.died(time.monotonic()):
+            logger.critical("the worker died too often in a minute: it stays down, see above")
+            server.interrupt_children.extend(workers)  # makes the exit code 1
+            server.interrupt_signal = True
+            server.main_loop_interrupt.set()
+        else:
+            respawn(workers, *rest, **options)
+
+    server._respawn_workers = respawn_unless_looping  # type: ignore[method-assign]
 
 
 def _take_parent_signals(server: AbstractServer[Any], *, take_hangup: bool) -> None:

@@ -58,7 +58,11 @@ class EngineLike(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Whether the engine thread runs."""
+        """Whether the engine thread runs and its device computes."""
+        ...
+
+    def stuck(self) -> bool:
+        """Whether a step has been under way for longer than one may."""
         ...
 
     def counters(self) -> CountersLike:

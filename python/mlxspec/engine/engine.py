@@ -160,11 +160,17 @@ class Engine:
     def ready(self) -> bool:
         """All models are in memory and nobody asked to stop."""
         resident = all(card.state == "resident" for card in self.models())
-        return resident and self.alive() and not self._draining
+        return resident and self.alive() and not self.stuck() and not self._draining
 
     def alive(self) -> bool:
-        """The engine thread runs."""
-        return self._thread.is_alive()
+        """The engine thread runs and its device computes."""
+        return self._thread.is_alive() and not self._runner.device_lost
+
+    def stuck(self) -> bool:
+        """The engine thread has shown no sign of life for too long; a load may take its time."""
+        limit = self._config.limits.hang_seconds
+        loading = any(model.state == "loading" for model in self._models)
+        return bool(limit) and not loading and self._scheduler.heartbeat_age > limit
 
     def counters(self) -> Counters:
         counts = self._scheduler.counters()

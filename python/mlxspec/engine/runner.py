@@ -13,6 +13,7 @@ from mlxspec._scheduler import BLOCK_TOKENS
 from mlxspec.config import Config
 from mlxspec.errors import MlxspecError
 from mlxspec.model.backend import BackendFacts, backend_facts
+from mlxspec.model.device_probe import device_works
 from mlxspec.model.fingerprint import fingerprint
 from mlxspec.model.kv import KVStore
 from mlxspec.model.load import load
@@ -71,6 +72,8 @@ class Runner:
     ) -> None:
         self._config = config
         self._on_state = on_state
+        self.device_lost = False
+        """Set for good when a step has failed and the device computes nothing any more."""
         self._targets: dict[int, Target] = {}
 
     def load(self, model: int) -> ModelFacts:
@@ -137,6 +140,7 @@ class Runner:
             answer = run_step(target, plan) if plan.rects else None
         except Exception:
             log.exception("step failed", tokens=len(plan.tokens), rows=len(plan.samplers.first))
+            self.device_lost = not device_works()
             raise
         return np.zeros(0, np.uint32) if answer is None else np.asarray(answer)
 

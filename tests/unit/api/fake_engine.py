@@ -173,6 +173,7 @@ class FakeEngine:
         self.is_ready = True
         self.is_alive = True
         self.capabilities: tuple[Capability, ...] = ("completion",)
+        self.is_stuck = False
         self.states: dict[str, str] = {"demo": "resident", "org/other": "resident"}
         self.log: list[str] = []
 
@@ -211,6 +212,9 @@ class FakeEngine:
 
     def alive(self) -> bool:
         return self.is_alive
+
+    def stuck(self) -> bool:
+        return self.is_stuck
 
     def counters(self) -> FakeCounters:
         return FakeCounters()

@@ -63,6 +63,10 @@ def test_health_follows_the_engine(client: TestClient[Any], engine: FakeEngine) 
         assert response.headers["retry-after"] == "1"
     assert client.get("/health/live").status_code == 200
     engine.states["demo"] = "resident"
+    engine.is_stuck = True
+    assert "hangs" in assert_error(client.get("/health/live"), 503)
+    assert "hangs" in assert_error(client.get("/health/ready"), 503)
+    engine.is_stuck = False
     assert "draining" in assert_error(client.get("/health"), 503)
     engine.is_alive = False
     assert_error(client.get("/health/live"), 503)

@@ -19,6 +19,8 @@ def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         """Whether the engine thread runs: if not, restart the server."""
         if not engine.alive():
             raise UnavailableError("the engine thread has ended: restart the server")
+        if engine.stuck():
+            raise UnavailableError("a step hangs: restart the server")
         return {"status": "live"}
 
     @get(["/health", "/health/ready"], sync_to_thread=False, opt=described(answers=(Told,)))
@@ -39,5 +41,7 @@ def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
 def _why_not_ready(engine: EngineLike) -> str:
     if not engine.alive():
         return "not ready: the engine thread has ended"
+    if engine.stuck():
+        return "not ready: a step hangs"
     waiting = [f"{card.id} is {card.state}" for card in engine.models() if card.state != "resident"]
     return f"not ready: {', '.join(waiting)}" if waiting else "not ready: the server is draining"

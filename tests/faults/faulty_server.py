@@ -1,0 +1,51 @@
+"""A real server whose engine fails as its prompts say: `faulty_server.py FOLDER DRAIN_SECONDS`."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "api"))
+
+from fake_engine import FakeEngine, FakeGeneration
+from litestar import Litestar
+
+from mlxspec.api.log import configure_logging
+from mlxspec.config import Config, LimitsConfig, ServerConfig
+from mlxspec.engine.request import GenerationRequest
+from mlxspec.server import serve, signalled_app
+
+HANG_SECONDS = 1.0
+FOLDER, DRAIN_SECONDS = Path(sys.argv[1]), float(sys.argv[2])
+
+
+class FaultyEngine(FakeEngine):
+    """Says words slowly, unless a prompt asks for worse."""
+
+    async def submit(self, request: GenerationRequest) -> FakeGeneration:
+        match request.prompt[-1]["content"]:  # type: ignore[index, call-overload]
+            case "hang a step":
+                self.is_stuck = True
+            case "end the engine":
+                self.is_alive = False
+            case "hang the event loop":
+                time.sleep(3600)  # noqa: ASYNC251 - that is the fault
+        return await super().submit(request)
+
+
+def load() -> Litestar:
+    """The app inside the worker, which leaves its process id in the folder."""
+    (FOLDER / "worker").write_text(str(os.getpid()))
+    configure_logging("info")
+    if (FOLDER / "die").exists():
+        time.sleep(6)  # longer than Granian waits for a second death
+        os._exit(1)
+    script = [step for _ in range(40) for step in ("word ", 0.05)]
+    return signalled_app(FaultyEngine(script), Config.from_env())
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    server = ServerConfig(port=0, drain_seconds=DRAIN_SECONDS)
+    serve(Config(server=server, limits=LimitsConfig(hang_seconds=HANG_SECONDS)), load)
