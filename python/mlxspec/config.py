@@ -77,6 +77,7 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     max_queued_tokens: Positive = 1_000_000
     max_held_bytes: Positive = 256 << 20
+    max_json_depth: Positive = 64
     queue_seconds: Seconds = 300.0
     first_token_seconds: Seconds = 600.0
     total_seconds: Seconds = 3600.0

@@ -26,6 +26,7 @@ class Faulty:
             self.process = subprocess.Popen(command, stdout=sink, stderr=sink)
         self.until(lambda: "listening" in self.log.read_text())
         self.url = self.log.read_text().partition('"url": "')[2].partition('"')[0]
+        self.until(lambda: self.status() == 200)
 
     @property
     def worker(self) -> int:

@@ -16,7 +16,10 @@ from mlxspec.config import Config, LimitsConfig, ServerConfig
 from mlxspec.engine.request import GenerationRequest
 from mlxspec.server import serve, signalled_app
 
+SCRIPT = [step for _ in range(40) for step in ("word ", 0.05)]
 HANG_SECONDS = 1.0
+STALL_SECONDS = 1.0
+LIMITS = LimitsConfig(hang_seconds=HANG_SECONDS, stall_seconds=STALL_SECONDS)
 FOLDER, DRAIN_SECONDS = Path(sys.argv[1]), float(sys.argv[2])
 
 
@@ -29,6 +32,8 @@ class FaultyEngine(FakeEngine):
                 self.is_stuck = True
             case "end the engine":
                 self.is_alive = False
+            case "flood":
+                return FakeGeneration(["x" * 65536] * 1000, "stop")
             case "hang the event loop":
                 time.sleep(3600)  # noqa: ASYNC251 - that is the fault
         return await super().submit(request)
@@ -41,11 +46,10 @@ def load() -> Litestar:
     if (FOLDER / "die").exists():
         time.sleep(6)  # longer than Granian waits for a second death
         os._exit(1)
-    script = [step for _ in range(40) for step in ("word ", 0.05)]
-    return signalled_app(FaultyEngine(script), Config.from_env())
+    return signalled_app(FaultyEngine(SCRIPT), Config.from_env())
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     server = ServerConfig(port=0, drain_seconds=DRAIN_SECONDS)
-    serve(Config(server=server, limits=LimitsConfig(hang_seconds=HANG_SECONDS)), load)
+    serve(Config(server=server, limits=LIMITS), load)

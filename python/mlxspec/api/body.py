@@ -14,6 +14,10 @@ from mlxspec.errors import BadRequestError
 
 T = TypeVar("T")
 
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_INNERMOST = re.compile(rb"\[\]|\{\}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
 _MISSING = re.compile(r"missing required field `(?P<name>\w+)`")
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
@@ -31,7 +35,23 @@ async def read_json(request: Request[Any, Any, Any], decoder: msgspec.json.Decod
         raise SlowBodyError(f"the body took longer than {seconds:g} s: send it faster") from None
     except InternalServerException:
         raise ClientClosedError("the client left before its body was read") from None
-    return decode(body, decoder)
+    value = decode(body, decoder)
+    check_depth(body, Exchange.of(request).limits.max_json_depth)
+    return value
+
+
+def check_depth(body: bytes, max_depth: int) -> None:
+    """Refuse valid JSON whose lists and objects lie deeper in each other than `max_depth`.
+
+    What a template or a grammar is made from must not be deeper than they can recurse.
+    """
+    brackets = _STRINGS.sub(b"", body).translate(None, _NO_BRACKETS)
+    for _ in range(max_depth):
+        brackets = _INNERMOST.sub(b"", brackets)
+        if not brackets:
+            return
+    if brackets:
+        raise BadRequestError(f"the body is nested deeper than {max_depth} levels: flatten it")
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -44,6 +64,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise BadRequestError("the body is nested too deeply: flatten it") from None
     except UnicodeDecodeError:
         raise BadRequestError("the body is not valid UTF-8") from None
+    except MemoryError:
+        raise BadRequestError("the body needs more memory than there is: send less") from None
     except msgspec.DecodeError as error:
         raise BadRequestError(f"the body is not valid JSON: {_lower(str(error))}") from None
 

@@ -28,6 +28,7 @@ def generation(log: Log, timeout: float | None = None, **limits: float) -> Gener
         detokenizer=Detokenizer(tokenizer),
         stop=(),
         stop_tokens=frozenset(),
+        min_tokens=0,
         abort=lambda: log.append("abort"),
         deadlines=lambda fail: Deadlines(
             LimitsConfig(**limits), timeout, lambda: log.append("expire"), fail
