@@ -3,7 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -11,6 +17,7 @@ from prometheus_client.registry import Collector
 from mlxspec.engine.request import RequestMetrics
 
 TTFT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 ITL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 COUNTERS = {
@@ -117,6 +124,25 @@ class ServerMetrics:
     def __init__(self, counters: Callable[[], CountersLike]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(SchedulerCollector(counters))
+        ProcessCollector(registry=self._registry)  # memory, files, time; on Linux
+        self._requests = Counter(
+            "mlxspec:http_requests",
+            "HTTP requests answered, by route and status.",
+            ["route", "status"],
+            registry=self._registry,
+        )
+        self._lag = Histogram(
+            "mlxspec:event_loop_lag_seconds",
+            "How much later than asked the event loop woke a sleeper.",
+            registry=self._registry,
+            buckets=LAG_SECONDS,
+        )
+        self._queue = Histogram(
+            "mlxspec:queue_time_seconds",
+            "Seconds from queueing, once tokenised, to the first step.",
+            registry=self._registry,
+            buckets=TTFT_SECONDS,
+        )
         self._ttft = Histogram(
             "mlxspec:time_to_first_token_seconds",
             "Seconds from queueing, once tokenised, to the first token.",
@@ -132,10 +158,20 @@ class ServerMetrics:
 
     def observe(self, request: RequestMetrics) -> None:
         """Count the times of one ended request; times it never reached are left out."""
+        if request.queue_time_ms is not None:
+            self._queue.observe(request.queue_time_ms / 1e3)
         if request.time_to_first_token_ms is not None:
             self._ttft.observe(request.time_to_first_token_ms / 1e3)
         if request.mean_itl_ms is not None:
             self._itl.observe(request.mean_itl_ms / 1e3)
+
+    def answered(self, route: str, status: int | None) -> None:
+        """Count one HTTP exchange; None: the client left before an answer."""
+        self._requests.labels(route, "none" if status is None else str(status)).inc()
+
+    def observe_lag(self, seconds: float) -> None:
+        """Count one sample of the event loop's lateness."""
+        self._lag.observe(seconds)
 
     def render(self) -> tuple[bytes, str]:
         """The exposition in Prometheus' text format, and its content type."""

@@ -33,7 +33,7 @@ class FaultyEngine(FakeEngine):
             case "end the engine":
                 self.is_alive = False
             case "flood":
-                return FakeGeneration(["x" * 65536] * 1000, "stop")
+                return await FakeEngine(["x" * 65536] * 1000).submit(request)
             case "hang the event loop":
                 time.sleep(3600)  # noqa: ASYNC251 - that is the fault
         return await super().submit(request)

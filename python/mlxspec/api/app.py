@@ -12,6 +12,7 @@ from mlxspec.api.exchange import ExchangeMiddleware
 from mlxspec.api.llamacpp.completion import completion_route
 from mlxspec.api.llamacpp.props import props_route
 from mlxspec.api.llamacpp.tokens import tokens_routes
+from mlxspec.api.loop_lag import loop_lag
 from mlxspec.api.ollama.routes import ollama_routes
 from mlxspec.api.openai.answer import Answerer
 from mlxspec.api.openai.chat import chat_route
@@ -58,7 +59,7 @@ def create_app(
             metrics_route(metrics),
             *openapi_routes(),
         ],
-        lifespan=[drain.lifespan],
+        lifespan=[drain.lifespan, loop_lag(metrics.observe_lag)],
         exception_handlers=exception_handlers(config.server.max_body_bytes),
         request_max_body_size=config.server.max_body_bytes,
         logging_config=None,

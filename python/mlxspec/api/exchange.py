@@ -68,6 +68,7 @@ class Exchange:
     def log(self, scope: Scope, status: int | None, num_bytes: int) -> None:
         """Write the request's one line; `status` None means that no answer was begun."""
         route = scope.get("path_template", "unmatched")
+        self._metrics.answered(route, status)
         write = logger.debug if route in QUIET_ROUTES else logger.info
         write(
             "request",

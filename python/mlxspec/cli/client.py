@@ -62,6 +62,10 @@ class Client:
             raise ModelNotFoundError(f"{self.url} does not serve {wanted!r}: use one of {names}")
         return found
 
+    def metrics(self) -> str:
+        """The server's metrics, as Prometheus text."""
+        return b"".join(self._lines("GET", "/metrics")).decode()
+
     def chat(self, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """Chunks of a streamed chat; closing the generator ends the request.
 
