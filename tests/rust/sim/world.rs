@@ -21,9 +21,8 @@ pub(crate) struct Tracked {
     model: ModelId,
     pub(crate) output: Vec<u32>,
     sent: bool,
-    aborted: bool,
-    expired: bool,
-    failing: bool,
+    /// How it may end, besides by itself.
+    excuses: Vec<Finish>,
     pub(crate) end: Option<(Finish, RequestStats)>,
 }
 
@@ -93,9 +92,7 @@ impl World {
             model,
             output: Vec::new(),
             sent: false,
-            aborted: false,
-            expired: false,
-            failing: false,
+            excuses: Vec::new(),
             end: None,
         });
         Some(request)
@@ -111,7 +108,7 @@ impl World {
     pub(crate) fn abort(&mut self, id: RequestId) -> bool {
         let tracked = self.requests.get_mut(id.0 as usize);
         let alive = tracked.is_some_and(|it| {
-            it.aborted |= it.end.is_none();
+            it.excuses.push(Finish::Aborted);
             it.end.is_none()
         });
         let mut events = Vec::new();
@@ -131,7 +128,7 @@ impl World {
             let it = &mut self.requests[at];
             assert_eq!(event.request.0 as usize, at, "somebody else ends");
             assert!(it.sent && it.output.is_empty(), "a request that runs expires");
-            it.expired = true;
+            it.excuses.push(Finish::Expired);
         }
         self.take(events);
     }
@@ -174,8 +171,8 @@ impl World {
         runner.run_and_fail(plan, fault);
         self.scheduler.fail(plan, "out of memory", events);
         assert_eq!(events.len(), owners.len(), "a failed step ends its requests, and only them");
-        for it in &mut self.requests {
-            it.failing |= owners.contains(&it.script.name);
+        for it in self.requests.iter_mut().filter(|it| owners.contains(&it.script.name)) {
+            it.excuses.push(Finish::Failed("out of memory".to_owned()));
         }
     }
 
@@ -223,9 +220,9 @@ impl Tracked {
 
     fn check_end(&self, (finish, stats): &(Finish, RequestStats), drafted: (u32, u32)) {
         match finish {
-            Finish::Aborted => assert!(self.aborted, "nobody aborted it"),
-            Finish::Expired => assert!(self.expired && stats.preemptions == 0, "it has run"),
-            Finish::Failed(text) => assert!(self.failing && text == "out of memory"),
+            Finish::Aborted | Finish::Expired | Finish::Failed(_) => {
+                assert!(self.excuses.contains(finish), "{finish:?} without a cause");
+            }
             Finish::Stop | Finish::Length => {
                 assert_eq!(self.output, self.script.output(), "output ends early");
                 assert_eq!(*finish, self.script.finish);

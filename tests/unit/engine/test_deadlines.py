@@ -13,10 +13,12 @@ from mlxspec.config import LimitsConfig
 from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.detokenize import Detokenizer
 from mlxspec.engine.generation import End, Generation
+from mlxspec.engine.output import Output
+from mlxspec.engine.reply import ReplyParser
 from mlxspec.errors import DeadlineError, QueueTimeoutError
 
 Log = list[str]
-ENDED = End("length", "", 0.0, 0, 0, [])
+ENDED = End("length", "", 0.0, 0, 0, [], (0, 0))
 
 
 def generation(log: Log, timeout: float | None = None, **limits: float) -> Generation:
@@ -25,10 +27,7 @@ def generation(log: Log, timeout: float | None = None, **limits: float) -> Gener
     tokenizer.decoder = ByteLevel()
     return Generation(
         num_prompt_tokens=1,
-        detokenizer=Detokenizer(tokenizer),
-        stop=(),
-        stop_tokens=frozenset(),
-        min_tokens=0,
+        output=Output(Detokenizer(tokenizer, frozenset()), (), frozenset(), 0, ReplyParser.plain()),
         abort=lambda: log.append("abort"),
         deadlines=lambda fail: Deadlines(
             LimitsConfig(**limits), timeout, lambda: log.append("expire"), fail
@@ -72,7 +71,7 @@ async def test_the_queues_deadline_only_asks_the_scheduler() -> None:
     await asyncio.sleep(0.05)
     assert log == ["expire"]
     assert not reading.done()
-    running.deliver([], End("expired", "", 0.0, 0, 0, []))
+    running.deliver([], End("expired", "", 0.0, 0, 0, [], (0, 0)))
     with pytest.raises(QueueTimeoutError, match="in the queue"):
         await reading
     assert log == ["expire"]
