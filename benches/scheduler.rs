@@ -3,15 +3,18 @@
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark may")]
 
+use std::hash::RandomState;
 use std::hint::black_box;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use mlxspec_scheduler::action::{Action, StepOutcome, StepPlan};
+use mlxspec_scheduler::block_pool::BlockPool;
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::{Engine, Runner};
-use mlxspec_scheduler::ids::{ModelId, RequestId};
+use mlxspec_scheduler::ids::{ModelId, RequestId, Row, SlabId};
+use mlxspec_scheduler::prefix_cache::PrefixCache;
 use mlxspec_scheduler::request::{Request, Submission};
 use mlxspec_scheduler::sampling::Sampling;
 use mlxspec_scheduler::scheduler::Scheduler;
@@ -89,6 +92,8 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
         max_draft: 8,
         shared_suffix_bytes: 1 << 20,
         suffix_dir: None,
+        inter_token_ms: 1e3,
+        prefix_cache: true,
     };
     let mut scheduler = Scheduler::new(config, 1);
     let mut events = Vec::new();
@@ -165,6 +170,8 @@ fn submit(num_requests: u64) -> Duration {
         max_draft: 8,
         shared_suffix_bytes: 1 << 20,
         suffix_dir: None,
+        inter_token_ms: 1e3,
+        prefix_cache: true,
     };
     let engine = Engine::new(config, 1).unwrap();
     let (end, busy) = channel();
@@ -216,5 +223,32 @@ fn suffix(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, submit_through_the_queue, plan_and_commit, suffix);
+/// A prompt of 132 blocks: found in a cache of many chats, paid for, and given back.
+fn prefix(criterion: &mut Criterion) {
+    let tokens = |chat: u32| (0..2112).map(move |at| if at < 512 { at } else { at + 4096 * chat });
+    let mut cache = PrefixCache::new(RandomState::new());
+    for chat in 0..64 {
+        let row = Row { slab: SlabId(chat), slot: 0 };
+        let id = cache.open(row, "".into(), &[]);
+        cache.retire(id, row, &tokens(chat).collect::<Vec<u32>>());
+    }
+    let (mut pool, prompt) = (BlockPool::new(1 << 16), tokens(17).collect::<Vec<u32>>());
+    criterion.bench_function("prefix/find_allocate_free_132_blocks", |bencher| {
+        bencher.iter(|| {
+            let hit = cache.find("", black_box(&prompt)).unwrap();
+            assert_eq!(hit.num_tokens, 2112);
+            let blocks = pool.allocate(132).unwrap();
+            pool.release(black_box(blocks));
+        });
+    });
+    let row = Row { slab: SlabId(64), slot: 0 };
+    criterion.bench_function("prefix/publish_remove_132_blocks", |bencher| {
+        bencher.iter(|| {
+            let id = cache.open(row, "".into(), black_box(&prompt));
+            cache.remove(id)
+        });
+    });
+}
+
+criterion_group!(benches, submit_through_the_queue, plan_and_commit, suffix, prefix);
 criterion_main!(benches);

@@ -31,7 +31,8 @@ MAX_TOKENS: dict[Kind, int] = {"chat": 64, "copy": 96, "edit": 96}
 CODE_ENDS: dict[str, Any] = {"stop": "\n```"}
 """Code is asked for, and the answer ends with it: what a small model says after it is chat."""
 
-NO_SPECULATION: dict[str, Any] = {"speculative": {"enabled": False}}
+NO_SPECULATION: dict[str, Any] = {"speculative": {"enabled": False}, "cache_salt": "off"}
+"""With a salt of its own: both of our contenders are asked the same, and would share their KV."""
 
 
 class Bench(Struct, frozen=True):

@@ -63,9 +63,9 @@ class _Sampling(Protocol):
     def min_tokens(self) -> int: ...
 
 _Reason: TypeAlias = Literal["stop", "length", "abort", "expired", "error"]
-_End: TypeAlias = tuple[_Reason, str, float, int, int, list[int], tuple[int, int]]
-"""(reason, message, queued seconds, preemptions, draft tokens, steps by accepted drafts, draft
-tokens of the client's prediction verified and kept)."""
+_End: TypeAlias = tuple[_Reason, str, float, int, int, int, list[int], tuple[int, int]]
+"""(reason, message, queued seconds, preemptions, cached prompt tokens, draft tokens, steps by
+accepted drafts, draft tokens of the client's prediction verified and kept)."""
 
 @final
 class Scheduler:
@@ -81,6 +81,8 @@ class Scheduler:
         max_draft: int,
         shared_suffix_bytes: int,
         suffix_dir: str | None,
+        inter_token_ms: float,
+        prefix_cache: bool,
     ) -> Scheduler: ...
     def submit(
         self,
@@ -98,7 +100,7 @@ class Scheduler:
 
         `max_tokens` None means: as many as the context and the KV memory allow. `prediction` is the
         answer as the client expects it, or empty: it is drafted from, and changes no token. So are
-        answers to earlier requests of the same `cache_salt`.
+        answers to earlier requests of the same `cache_salt`. Cached KV is shared with these alone.
 
         Raises QueueFullError, ClosedError, NotResidentError, PromptTooLongError,
         PredictionTooLongError, RequestTooLargeError or ValueError;

@@ -37,6 +37,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    keepalive_seconds: Annotated[float, Meta(gt=0)] = 15.0
     max_body_bytes: Positive = 4 << 20
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -63,6 +64,7 @@ class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class SchedulerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many requests wait and run, and how many tokens a step may carry.
 
+    A step that decodes reads no more of prompts than fits `inter_token_ms` and `prefill_chunk`.
     `None` means: chosen for the backend when the model is loaded.
     """
 
@@ -70,6 +72,7 @@ class SchedulerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_running: Positive = 64
     step_tokens: Positive | None = None
     prefill_chunk: Positive | None = None
+    inter_token_ms: Annotated[float, Meta(gt=0)] = 500.0
 
 
 class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,9 +90,10 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """KV memory: the budget in bytes (`None`: measured at start)."""
+    """KV memory: its budget in bytes (`None`: measured at start), and if it outlives requests."""
 
     memory_bytes: Positive | None = None
+    prefix_cache: bool = True
 
 
 class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -224,6 +228,7 @@ _VARIABLES: Final = {
     "MLXSPEC_HOST": ("server", "host"),
     "MLXSPEC_PORT": ("server", "port"),
     "MLXSPEC_DRAIN_SECONDS": ("server", "drain_seconds"),
+    "MLXSPEC_KEEPALIVE_SECONDS": ("server", "keepalive_seconds"),
     "MLXSPEC_MAX_BODY_BYTES": ("server", "max_body_bytes"),
     "MLXSPEC_LOG_LEVEL": ("server", "log_level"),
     "MLXSPEC_TLS_CERT": ("server", "tls_cert"),
@@ -242,7 +247,9 @@ _VARIABLES: Final = {
     "MLXSPEC_MAX_RUNNING": ("scheduler", "max_running"),
     "MLXSPEC_STEP_TOKENS": ("scheduler", "step_tokens"),
     "MLXSPEC_PREFILL_CHUNK": ("scheduler", "prefill_chunk"),
+    "MLXSPEC_INTER_TOKEN_MS": ("scheduler", "inter_token_ms"),
     "MLXSPEC_KV_MEMORY": ("kv", "memory_bytes"),
+    "MLXSPEC_PREFIX_CACHE": ("kv", "prefix_cache"),
     "MLXSPEC_SPECULATION": ("speculation", "enabled"),
     "MLXSPEC_MAX_DRAFT": ("speculation", "max_draft"),
     "MLXSPEC_SHARED_SUFFIX_MEMORY": ("speculation", "shared_suffix_bytes"),

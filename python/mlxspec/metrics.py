@@ -35,6 +35,8 @@ COUNTERS = {
     "suffix_file_errors": "Times remembered answers could not be written to --suffix-dir.",
     "wake_errors": "Wake-ups of the event loop that failed.",
     "prompt_tokens": "Prompt tokens of submitted requests.",
+    "cached_tokens": "Prompt tokens that were found in the prefix cache.",
+    "prefix_evictions": "Cached prefixes given up for want of blocks.",
     "generated_tokens": "Tokens generated.",
     "num_drafts": "Drafts verified.",
     "num_draft_tokens": "Draft tokens verified.",
@@ -47,6 +49,7 @@ GAUGES = {
     "requests_running": "Requests in the batch.",
     "kv_blocks_total": "Blocks of the KV pool.",
     "kv_blocks_used": "Blocks of the KV pool in use.",
+    "kv_blocks_cached": "Those of them that hold cached prefixes, and are free to who needs them.",
 }
 
 SPECULATION = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")

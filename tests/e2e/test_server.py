@@ -57,9 +57,11 @@ def metric(server: str, name: str) -> float:
 
 
 async def until_idle(server: str) -> None:
-    """All rows and blocks are free again within two seconds."""
+    """All rows and blocks are free again, or cached, within two seconds."""
     deadline = time.monotonic() + 2
-    while metric(server, "requests_running") + metric(server, "kv_blocks_used") > 0:
+    while metric(server, "requests_running") or (
+        metric(server, "kv_blocks_used") > metric(server, "kv_blocks_cached")
+    ):
         assert time.monotonic() < deadline, "rows or blocks are still held"
         await asyncio.sleep(0.02)
 
@@ -160,6 +162,43 @@ async def test_frames_come_in_openais_order(client: AsyncOpenAI) -> None:
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 8
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_the_next_turn_of_a_chat_reuses_all_that_was_said(client: AsyncOpenAI) -> None:
+    messages: list[Any] = [{"role": "system", "content": "Answer in one short sentence. " * 20}]
+    known = 0
+    for question in QUESTIONS[:3]:
+        messages.append({"role": "user", "content": question})
+        chunks = [
+            chunk
+            async for chunk in await client.chat.completions.create(
+                model="demo",
+                messages=messages,
+                temperature=0,
+                max_tokens=24,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        ]
+        usage = chunks[-1].usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        # What the template puts around an answer may cost its last tokens.
+        assert usage.prompt_tokens_details.cached_tokens >= known - 3
+        known = usage.prompt_tokens + usage.completion_tokens
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+        messages.append({"role": "assistant", "content": text})
+    assert known > 150
+
+
+async def test_a_salt_keeps_prompts_apart(client: AsyncOpenAI) -> None:
+    question = "Which river flows through Cairo, and which through London and through Paris?"
+
+    async def cached(salt: str) -> int:
+        answer = await ask(client, question, extra_body={"cache_salt": salt})
+        return int(answer.usage.prompt_tokens_details.cached_tokens)
+
+    assert [await cached(salt) > 0 for salt in ("a", "b", "a", "b")] == [False, False, True, True]
 
 
 async def test_a_stop_string_ends_the_text_before_itself_across_token_borders(

@@ -27,6 +27,8 @@ impl Bench {
             max_draft: 6,
             shared_suffix_bytes: 1 << 16,
             suffix_dir: None,
+            inter_token_ms: 1e3,
+            prefix_cache: false,
         };
         let mut scheduler = Scheduler::new(config, 1);
         assert!(matches!(scheduler.next_action(0), Action::Load(_)));
@@ -95,7 +97,10 @@ fn prompts_are_computed_in_order_as_far_as_the_step_goes() {
     let requests: Vec<Request> =
         (0..3).map(|at| request(at, novel(1, 50), Sampling::default())).collect();
     let planned = |shape: &ModelShape| -> Vec<(usize, u32, bool)> {
-        form_batch(&requests, shape).iter().map(|it| (it.index, it.num_new, it.samples)).collect()
+        form_batch(&requests, shape, shape.prefill_chunk)
+            .iter()
+            .map(|it| (it.index, it.num_new, it.samples))
+            .collect()
     };
     let shape = sim::shape(600, 100, false);
     assert_eq!(planned(&shape), [(0, 50, true), (1, 14, false)]);

@@ -23,6 +23,8 @@ fn config() -> SchedulerConfig {
         max_draft: 8,
         shared_suffix_bytes: 1 << 16,
         suffix_dir: None,
+        inter_token_ms: 1e3,
+        prefix_cache: true,
     }
 }
 
@@ -47,15 +49,21 @@ fn any_shape() -> impl Strategy<Value = ModelShape> {
 }
 
 fn any_config() -> impl Strategy<Value = SchedulerConfig> {
+    let (on, cached) = (prop::bool::weighted(0.9), prop::bool::weighted(0.9));
     let shared = prop_oneof![Just(0_usize), Just(2000), Just(1 << 16)];
-    (1_usize..12, prop::bool::weighted(0.9), 0_usize..40, shared).prop_map(
-        |(max_running, on, max_draft, shared)| SchedulerConfig {
-            max_waiting: 64,
-            max_running,
-            speculation: on,
-            max_draft,
-            shared_suffix_bytes: shared,
-            suffix_dir: None,
+    let budget = prop_oneof![Just(1e3_f32), 0.1_f32..4.0];
+    (1_usize..12, (on, 0_usize..40, shared), budget, cached).prop_map(
+        |(max_running, (speculation, max_draft, shared), inter_token_ms, prefix_cache)| {
+            SchedulerConfig {
+                max_waiting: 64,
+                max_running,
+                speculation,
+                max_draft,
+                shared_suffix_bytes: shared,
+                suffix_dir: None,
+                inter_token_ms,
+                prefix_cache,
+            }
         },
     )
 }
@@ -68,21 +76,27 @@ fn any_wish() -> impl Strategy<Value = Wish> {
     let stop = prop::option::weighted(0.2, Just(5));
     let speculate = prop::bool::weighted(0.8);
     let predicted = prop::bool::weighted(0.3);
-    (num_prompt, max_tokens, temperature, stop, speculate, predicted).prop_map(
-        |(num_prompt, max_tokens, temperature, stop, speculate, predicted)| Wish {
+    let salt = prop_oneof![7 => Just(0_u8), 1 => Just(1)];
+    (num_prompt, max_tokens, temperature, stop, speculate, predicted, salt).prop_map(
+        |(num_prompt, max_tokens, temperature, stop, speculate, predicted, salt)| Wish {
             num_prompt,
             max_tokens,
             temperature,
             stop,
             speculate,
             predicted,
+            salt,
         },
     )
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (0_usize..2, any_wish()).prop_map(|(model, wish)| Op::Submit(model, wish)),
+        4 => (0_usize..2, any_wish()).prop_map(|(model, wish)| Op::Submit(model, wish)),
+        3 => (0_usize..1000, 0_usize..300, any_wish())
+            .prop_map(|(at, shared, wish)| Op::Resume(at, shared, wish)),
+        2 => (0_usize..1000, any_wish())
+            .prop_map(|(at, wish)| Op::Resume(at, usize::MAX, wish)),
         2 => (0_usize..1000).prop_map(Op::Abort),
         1 => (0_usize..1000).prop_map(Op::Expire),
         24 => Just(Op::Step),

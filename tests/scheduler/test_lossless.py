@@ -272,7 +272,8 @@ def test_an_abort_frees_the_row_within_a_step(engine: TokenEngine) -> None:
     engine.scheduler.abort(request)
     assert engine.result(request).reason == "abort"
     engine.generate([1], 1)
-    assert engine.scheduler.counters()["kv_blocks_used"] == 0
+    counters = engine.scheduler.counters()
+    assert counters["kv_blocks_used"] == counters["kv_blocks_cached"]
     engine.scheduler.abort(request)
 
 

@@ -26,21 +26,19 @@ from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
 from mlxspec.metrics import ServerMetrics
 
-KEEPALIVE_SECONDS = 15.0
-
 
 def create_app(
     engine: EngineLike,
     config: Config,
     *,
     drain: Drain | None = None,
-    keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> Litestar:
     """Routes, error shapes and lifespan around one engine, which starts and stops with the app.
 
     `drain` lets whoever handles signals stop the engine before the app ends.
     """
     metrics = ServerMetrics(engine.counters)
+    keepalive_seconds = config.server.keepalive_seconds
     answerer = Answerer(engine, keepalive_seconds)
     drain = drain or Drain(engine, config.server.drain_seconds)
     app = Litestar(

@@ -88,6 +88,7 @@ def _token_facts(generations: Sequence[GenerationLike]) -> dict[str, Any]:
     metrics = generations[0].metrics
     return {
         "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "cached_tokens": sum(usage.cached_tokens for usage in usages),
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "ttft_ms": metrics.time_to_first_token_ms,
         "tokens_per_second": metrics.tokens_per_second,

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from mlxspec.api.ports import GenerationLike
 from mlxspec.engine.request import Delta, RequestMetrics, Usage
 
@@ -31,7 +33,7 @@ class NoTokens:
     @property
     def usage(self) -> Usage:
         """The prompt's tokens and no others."""
-        return Usage(prompt_tokens=self._accepted.usage.prompt_tokens, completion_tokens=0)
+        return msgspec.structs.replace(self._accepted.usage, completion_tokens=0)
 
     @property
     def metrics(self) -> RequestMetrics:

@@ -17,11 +17,11 @@ from mlxspec.errors import ConfigError, UnavailableError
 
 _PLACES: Final = {
     "host": "server", "port": "server", "log_level": "server", "drain_seconds": "server",
-    "tls_cert": "server", "tls_key": "server",
+    "keepalive_seconds": "server", "tls_cert": "server", "tls_key": "server",
     "key_file": "access", "allowed_hosts": "access", "allowed_origins": "access",
     "max_running": "scheduler", "max_waiting": "scheduler",
-    "step_tokens": "scheduler", "prefill_chunk": "scheduler",
-    "memory_bytes": "kv",
+    "step_tokens": "scheduler", "prefill_chunk": "scheduler", "inter_token_ms": "scheduler",
+    "memory_bytes": "kv", "prefix_cache": "kv",
     "enabled": "speculation", "max_draft": "speculation",
     "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
 }  # fmt: skip
@@ -65,9 +65,21 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option(
     "--prefill-chunk", type=_COUNT, help="Most prompt tokens in a step that also decodes."
 )
+@click.option(
+    "--inter-token-ms", type=click.FloatRange(0, min_open=True),
+    help="Most milliseconds of a step that decodes and reads prompts beside.  [default: 500]",
+)  # fmt: skip
 @click.option("--kv-memory", "memory_bytes", type=Size(), help="Memory for KV, such as 4GiB.")
+@click.option(
+    "--no-prefix-cache", "prefix_cache", flag_value=False, type=bool, default=None,
+    help="Compute every prompt from its first token.",
+)  # fmt: skip
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option(
+    "--keepalive-seconds", type=click.FloatRange(0, min_open=True),
+    help="Silence after which a waiting stream gets a comment.  [default: 15]",
+)  # fmt: skip
 @click.option("--drain-seconds", type=click.FloatRange(0), help="Time to finish at shutdown.")
 def command(
     models: tuple[str, ...],

@@ -61,6 +61,9 @@ class Counters(Struct, frozen=True, kw_only=True):
     requests_running: int
     kv_blocks_total: int
     kv_blocks_used: int
+    kv_blocks_cached: int
+    cached_tokens: int
+    prefix_evictions: int
     preemptions: int
     steps: int
     step_errors: int
@@ -120,6 +123,8 @@ class Engine:
             max_draft=config.speculation.max_draft,
             shared_suffix_bytes=config.speculation.shared_suffix_bytes,
             suffix_dir=config.speculation.suffix_dir,
+            inter_token_ms=config.scheduler.inter_token_ms,
+            prefix_cache=config.kv.prefix_cache,
         )
         self._runner = Runner(config, self._on_state)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

@@ -26,6 +26,7 @@ class End(NamedTuple):
     message: str
     queued_seconds: float
     preemptions: int
+    cached_tokens: int
     num_draft_tokens: int
     accepted: list[int]
     predicted: tuple[int, int]
@@ -156,6 +157,7 @@ class Generation:
             reasoning_tokens=self._output.num_reasoning_tokens,
             accepted_prediction_tokens=kept,
             rejected_prediction_tokens=verified - kept,
+            cached_tokens=0 if self._end is None else self._end.cached_tokens,
         )
 
     @property

@@ -60,7 +60,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     but not before `min_tokens`; `ignore_eos` keeps the model's own stop tokens from ending it.
     `speculative` False decodes plainly.
     `prediction` is the answer as the client expects it: it is drafted from, and changes no token.
-    Requests are drafted from answers to others of the same `cache_salt` only.
+    Requests share cached KV, and are drafted from each other's answers, within one `cache_salt`.
     `timeout_seconds`: how long the whole may take, within the server's own limit.
     """
 
@@ -107,7 +107,9 @@ class Delta(Struct, frozen=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Token counts of one request. Of its prediction those that were drafted, known at its end."""
+    """Token counts of one request. What was cached of its prompt, and drafted of its prediction, is
+    known at its end.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -115,6 +117,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     """How many of the completion's tokens are reasoning."""
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class SpeculationMetrics(Struct, frozen=True, kw_only=True):

@@ -128,7 +128,7 @@ class Runner:
         return budget // len(self._config.models)
 
     def num_slabs(self, model: int) -> int:
-        """KV slabs that exist for a loaded model: none while it is idle."""
+        """KV slabs that exist for a loaded model: while it is idle, those of cached rows."""
         return len(self._targets[model].store.slabs)
 
     def step(self, packed: bytes) -> Ints:

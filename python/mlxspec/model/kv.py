@@ -90,7 +90,12 @@ class KVStore:
         for old, new in zip(
             self.slabs[from_slab].arrays(), self.slabs[to_slab].arrays(), strict=True
         ):
-            new[to_slot, :, :num_tokens] = old[from_slot, :, :num_tokens]
+            head = old[from_slot, :, :num_tokens]
+            if old is new:
+                # A slice refers to its array, which could then not be written in place.
+                head = mx.contiguous(head)
+                mx.eval(head)
+            new[to_slot, :, :num_tokens] = head
         mx.eval(self.slabs[to_slab].arrays())
 
 

@@ -12,7 +12,7 @@
 
 use crate::draft::Draft;
 use crate::edits::{Change, Edit};
-use crate::ids::{ModelId, SlabId};
+use crate::ids::{ModelId, RequestId, SlabId};
 use crate::rows::KvOp;
 
 /// What the engine loop does next.
@@ -46,6 +46,8 @@ pub struct Rect {
 /// One request's part in a step.
 #[derive(Debug)]
 pub struct PlannedRow {
+    /// Whose part.
+    pub request: RequestId,
     /// Index into the running requests of the model.
     pub index: usize,
     /// Known tokens computed in this step.

@@ -26,6 +26,10 @@ pub struct SchedulerConfig {
     pub shared_suffix_bytes: usize,
     /// Where these answers outlive the process; `None` forgets them.
     pub suffix_dir: Option<PathBuf>,
+    /// How long a step that decodes may take for the sake of prompts read beside it, in milliseconds.
+    pub inter_token_ms: f32,
+    /// Whether the KV of requests that ended is kept for those that begin alike.
+    pub prefix_cache: bool,
 }
 
 /// What a loaded model and its device look like to the scheduler.
@@ -40,7 +44,7 @@ pub struct ModelShape {
     /// Tokens in one step (decode, drafts and prefill together). Decoding rows all run, even if
     /// they are more, and padding is not counted.
     pub step_tokens: u32,
-    /// Prefill tokens in a step that also decodes.
+    /// Most prefill tokens in a step that also decodes.
     pub prefill_chunk: u32,
     /// Row lengths seen by attention are rounded up to this many positions.
     pub view_step: u32,

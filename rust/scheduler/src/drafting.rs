@@ -123,6 +123,11 @@ impl Drafting {
         self.draft_len.price(base, drafts as u32, rows) / total as f32
     }
 
+    /// Milliseconds that decoding this many tokens takes.
+    pub fn plain_ms(&self, num_tokens: u32) -> f32 {
+        self.draft_len.cost.ms(num_tokens, 1)
+    }
+
     /// A sampling row's step is over: learn from its drafts, of which `kept` were right.
     pub fn settle(&mut self, request: &mut Request, drafts: &[Draft], kept: usize) {
         if !drafts.is_empty() {
@@ -134,7 +139,8 @@ impl Drafting {
 
     /// Learn what a step cost; those with prompts in them say nothing of drafts.
     pub fn observe_cost(&mut self, plan: &StepPlan, ms: f32) {
-        if plan.rows.iter().all(|it| it.num_new == 1) && !plan.rows.is_empty() {
+        let decodes = plan.rows.iter().all(|it| it.num_new == 1) && !plan.rows.is_empty();
+        if decodes && plan.kv_ops.is_empty() {
             self.draft_len.cost.observe(plan.tokens.len() as u32, plan.rects.len() as u32, ms);
         }
     }

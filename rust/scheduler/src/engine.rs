@@ -318,22 +318,26 @@ impl Engine {
 
     fn gauge(&self, scheduler: &Scheduler) {
         let (waiting, running) = scheduler.num_requests();
-        let pools = || scheduler.resident().map(|model: &Model| model.rows.pool());
-        let total: u32 = pools().map(crate::block_pool::BlockPool::total).sum();
-        let free: u32 = pools().map(crate::block_pool::BlockPool::num_free).sum();
+        let sum = |count: fn(&Model) -> u64| scheduler.resident().map(count).sum::<u64>();
+        let total = sum(|model| u64::from(model.kv.pool().total()));
+        let free = sum(|model| u64::from(model.kv.pool().num_free()));
+        let cached = sum(|model| u64::from(model.kv.rows().num_cached()));
         Stats::set(&self.stats.requests_waiting, waiting as u64);
         Stats::set(&self.stats.requests_running, running as u64);
-        Stats::set(&self.stats.kv_blocks_total, u64::from(total));
-        Stats::set(&self.stats.kv_blocks_used, u64::from(total - free));
-        Stats::set(&self.stats.preemptions, scheduler.resident().map(|m| m.num_preemptions).sum());
+        Stats::set(&self.stats.kv_blocks_total, total);
+        Stats::set(&self.stats.kv_blocks_used, total - free);
+        Stats::set(&self.stats.kv_blocks_cached, cached);
+        Stats::set(&self.stats.prefix_evictions, sum(|model| model.kv.num_evictions()));
+        Stats::set(&self.stats.preemptions, sum(|model| model.num_preemptions));
     }
 
     fn publish(&self, events: &mut Vec<Event>) {
         for event in events.iter() {
             Stats::add(&self.stats.generated_tokens, event.tokens.len() as u64);
-            let Some((finish, _)) = &event.end else {
+            let Some((finish, stats)) = &event.end else {
                 continue;
             };
+            Stats::add(&self.stats.cached_tokens, u64::from(stats.num_cached_tokens));
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
             let counter = match finish {
                 Finish::Stop | Finish::Length => &self.stats.requests_finished,

@@ -29,6 +29,10 @@ id!(
     BlockId(u32)
 );
 id!(
+    /// One row's published tokens; never reused within a model's life.
+    PrefixId(u64)
+);
+id!(
     /// One allocation of equally long KV rows.
     SlabId(u32)
 );

@@ -210,7 +210,7 @@ impl Layout<'_> {
     /// Padding of a slot that does not decode: behind the tokens of its owner, if it has one. An
     /// owner that prefills in this step writes over it, as its rectangle comes later.
     fn push_padding(&mut self, slab: SlabId, slot: u32, width: u32) {
-        let owner = self.pool.slab(slab).and_then(|it| it.slots[slot as usize]);
+        let owner = self.pool.slab(slab).and_then(|it| it.request(slot));
         let find = |id| self.running.binary_search_by_key(&id, |request| request.id).ok();
         let start = owner.and_then(find).map_or(0, |index| self.running[index].num_computed);
         self.plan.tokens.extend((0..width).map(|_| 0));

@@ -6,8 +6,10 @@
 //!    events back through an [`outbox`] that wakes an event loop once per step.
 //! 2. [`scheduler::Scheduler`]: all state, no threads: `next_action`, `commit`, `fail`.
 //! 3. [`model::Model`]: one model's requests: admission, rows, preemption, drafts.
-//! 4. [`batch`], [`layout`], [`rows`], [`block_pool`], [`drafting`], [`draft_len`], [`suffix`],
-//!    [`corpus`]: one question each.
+//! 4. [`kv_memory`]: where a request's KV lies, and what of it is there already: [`rows`] paid for from
+//!    one [`block_pool`], found again by the [`prefix_cache`].
+//! 5. [`batch`], [`prefill_pace`], [`layout`], [`drafting`], [`draft_len`], [`suffix`], [`corpus`]: one
+//!    question each.
 //!
 //! The core is sans-IO: time is passed in, randomness is seeded, and nothing but [`py`] (behind the
 //! feature `python`) knows of Python.
@@ -28,9 +30,12 @@ pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod inbox;
+pub mod kv_memory;
 pub mod layout;
 pub mod model;
 pub mod outbox;
+pub mod prefill_pace;
+pub mod prefix_cache;
 #[cfg(feature = "python")]
 pub mod py;
 pub mod request;

@@ -4,15 +4,17 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::action::{StepOutcome, StepPlan};
 use crate::batch::form_batch;
-use crate::block_pool::BlockPool;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::corpus::Corpus;
 use crate::drafting::{Drafting, UndraftedStep};
 use crate::error::{IntegrityError, ensure};
 use crate::ids::{ModelId, RequestId, SlabId};
+use crate::kv_memory::KvMemory;
 use crate::layout::lay_out;
+use crate::prefill_pace::PrefillPace;
 use crate::request::{Finish, Request, RequestStats};
-use crate::rows::{KvOp, RowPool};
+use crate::rows::KvOp;
+use crate::step_cost::StepCost;
 use crate::token_counts::TokenCounts;
 
 /// News of one request. The one with an `end` is its last.
@@ -31,11 +33,12 @@ pub struct Event {
 pub struct Model {
     id: ModelId,
     shape: ModelShape,
-    pub(crate) rows: RowPool,
+    pub(crate) kv: KvMemory,
     waiting: VecDeque<Request>,
     /// In order of arrival; preemption takes the last.
     running: Vec<Request>,
     drafting: Drafting,
+    pace: PrefillPace,
     /// Preemptions so far.
     pub(crate) num_preemptions: u64,
 }
@@ -45,8 +48,9 @@ impl Model {
     pub fn new(id: ModelId, config: &SchedulerConfig, shape: ModelShape) -> Self {
         Self {
             id,
-            rows: RowPool::new(shape.total_blocks, shape.slab_slots),
+            kv: KvMemory::new(shape.total_blocks, shape.slab_slots, config.prefix_cache),
             drafting: Drafting::new(config, &shape),
+            pace: PrefillPace::new(&StepCost::new(&shape.step_cost, shape.rect_cost)),
             shape,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -69,9 +73,9 @@ impl Model {
         self.drafting.shared.as_ref()
     }
 
-    /// The blocks that pay for its rows.
-    pub fn pool(&self) -> &BlockPool {
-        self.rows.pool()
+    /// Its rows and what is cached.
+    pub fn kv(&self) -> &KvMemory {
+        &self.kv
     }
 
     /// Requests without a row.
@@ -91,7 +95,7 @@ impl Model {
 
     /// Whether a step would do anything.
     pub fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || !self.running.is_empty() || self.rows.has_ops()
+        !self.waiting.is_empty() || !self.running.is_empty() || self.kv.rows().has_ops()
     }
 
     /// End a request early. False if it is not here, which is no error: it may have just ended.
@@ -129,11 +133,15 @@ impl Model {
         }
     }
 
-    fn end(&mut self, request: Request, tokens: Vec<u32>, finish: Finish, events: &mut Vec<Event>) {
+    fn end(
+        &mut self,
+        mut request: Request,
+        tokens: Vec<u32>,
+        finish: Finish,
+        events: &mut Vec<Event>,
+    ) {
         self.drafting.remember(&request);
-        if let Some(row) = request.row {
-            self.rows.release(row);
-        }
+        self.kv.retire(&mut request);
         events.push(Event { request: request.id, tokens, end: Some((finish, request.stats)) });
     }
 
@@ -141,18 +149,45 @@ impl Model {
     pub fn plan(&mut self, config: &SchedulerConfig, now_ns: u64) -> Option<StepPlan> {
         self.make_room();
         self.admit(config, now_ns);
-        let mut rows = form_batch(&self.running, &self.shape);
+        self.follow();
+        let chunk = self.prefill_chunk(config.inter_token_ms);
+        let mut rows = form_batch(&self.running, &self.shape, chunk);
         if config.speculation {
             let step =
-                UndraftedStep { running: &self.running, pool: &self.rows, shape: &self.shape };
+                UndraftedStep { running: &self.running, pool: self.kv.rows(), shape: &self.shape };
             self.drafting.draft(&mut rows, &step, config.max_draft);
         }
-        if rows.is_empty() && !self.rows.has_ops() {
+        if rows.is_empty() && !self.kv.rows().has_ops() {
             return None;
         }
-        let mut plan = lay_out(self.id, rows, &self.running, &self.rows, &self.shape);
-        plan.kv_ops = self.rows.take_ops();
+        let mut plan = lay_out(self.id, rows, &self.running, self.kv.rows(), &self.shape);
+        plan.kv_ops = self.kv.take_ops();
         Some(plan)
+    }
+
+    /// Who begins like somebody ahead waits for what both need, then copies it.
+    fn follow(&mut self) {
+        for index in 0..self.running.len() {
+            let (ahead, rest) = self.running.split_at_mut(index);
+            let request = &mut rest[0];
+            let may = request.num_pending() > 1 && request.prefix.is_some();
+            let led = may && ahead.iter().any(|other| other.leads(request));
+            if request.follows && !led {
+                let before = request.num_computed;
+                self.kv.catch_up(request);
+                if request.stats.preemptions == 0 {
+                    request.stats.num_cached_tokens += request.num_computed - before;
+                }
+            }
+            request.follows = led;
+        }
+    }
+
+    /// Prompt tokens that the next step may read beside decoding.
+    fn prefill_chunk(&self, inter_token_ms: f32) -> u32 {
+        let decoding = self.running.iter().filter(|request| request.is_decoding()).count();
+        let decode_ms = self.drafting.plain_ms(decoding as u32);
+        self.pace.chunk(decode_ms, inter_token_ms, self.shape.prefill_chunk)
     }
 
     /// Every running row holds its tokens; who outgrew its row gets a longer one, at the cost of
@@ -160,13 +195,11 @@ impl Model {
     fn make_room(&mut self) {
         let mut index = 0;
         while index < self.running.len() {
-            let request = &self.running[index];
+            let request = &mut self.running[index];
             let Some(row) = request.row else { break };
-            let (id, len, computed) = (request.id, request.len(), request.num_computed);
-            if self.shape.row_need(len) <= self.rows.capacity(row) {
-                index += 1;
-            } else if let Ok(to) = self.rows.grow(id, row, computed, self.shape.row_capacity(len)) {
-                self.running[index].row = Some(to);
+            let (need, longer) =
+                (self.shape.row_need(request.len()), self.shape.row_capacity(request.len()));
+            if need <= self.kv.rows().capacity(row) || self.kv.grow(request, longer).is_ok() {
                 index += 1;
             } else {
                 // The last one may be the request itself: it then waits for room with the others.
@@ -175,13 +208,15 @@ impl Model {
         }
     }
 
-    /// Take a running request's row; it waits first in line and is computed again. What it has
-    /// generated stays.
+    /// Take a running request's row; it waits first in line. What it has generated stays; its KV
+    /// is computed again, but for what is still cached by then.
     fn preempt(&mut self, index: usize) {
         let mut request = self.running.remove(index);
-        if let Some(row) = request.row.take() {
-            self.rows.release(row);
-        }
+        self.kv.retire(&mut request);
+        self.put_back(request);
+    }
+
+    fn put_back(&mut self, mut request: Request) {
         request.num_computed = 0;
         request.stats.preemptions += 1;
         self.num_preemptions += 1;
@@ -191,21 +226,22 @@ impl Model {
     /// Give rows to those waiting, first come first served, while blocks last.
     fn admit(&mut self, config: &SchedulerConfig, now_ns: u64) {
         while self.running.len() < config.max_running
-            && let Some(request) = self.waiting.front()
+            && let Some(mut request) = self.waiting.pop_front()
         {
             let capacity = self.shape.row_capacity(request.len());
             let room = config.max_running - self.running.len() - 1;
-            let expected = (self.waiting.len() - 1).min(room) as u32;
-            let Ok(row) = self.rows.place(request.id, capacity, expected) else {
+            let expected = self.waiting.len().min(room);
+            if self.kv.will_evict(capacity, expected as u32) {
+                self.kv.await_by(self.waiting.iter().take(expected));
+            }
+            if self.kv.place(&mut request, capacity, expected as u32).is_err() {
+                self.waiting.push_front(request);
                 break;
-            };
-            let Some(mut request) = self.waiting.pop_front() else {
-                break;
-            };
-            request.row = Some(row);
+            }
             if !request.started {
                 request.started = true;
                 request.stats.queued_ns = now_ns.saturating_sub(request.submitted_ns);
+                request.stats.num_cached_tokens = request.num_computed;
             }
             let at = self.running.partition_point(|other| other.id < request.id);
             self.running.insert(at, request);
@@ -242,67 +278,67 @@ impl Model {
                 None => events.push(Event { request: request.id, tokens, end: None }),
             }
         }
+        for planned in &plan.rows {
+            self.kv.publish(&self.running[planned.index]);
+        }
         for (index, tokens, finish) in ended.into_iter().rev() {
             let request = self.running.remove(index);
             self.end(request, tokens, finish, events);
         }
         self.drafting.observe_cost(plan, ms);
+        self.observe_pace(plan, ms);
+    }
+
+    fn observe_pace(&mut self, plan: &StepPlan, ms: f32) {
+        let prefill: u32 = plan.rows.iter().map(|it| it.num_new).filter(|&it| it > 1).sum();
+        if prefill > 0 && plan.kv_ops.is_empty() {
+            let others = plan.tokens.len() as u32 - prefill.min(plan.tokens.len() as u32);
+            self.pace.observe(self.drafting.plain_ms(others), prefill, ms);
+        }
     }
 
     /// A step failed: its requests end, and no KV that it may have touched, or failed to make, is
     /// used again.
     pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
-        let failed: Vec<RequestId> = plan.rows.iter().map(|it| self.running[it.index].id).collect();
+        let failed: Vec<RequestId> = plan.rows.iter().map(|it| it.request).collect();
         let made = plan.kv_ops.iter().filter_map(|op| match op {
             KvOp::Create { slab, .. } => Some(*slab),
-            KvOp::Drop { .. } | KvOp::Copy { .. } => None,
+            KvOp::Copy { to, .. } => Some(to.slab),
+            KvOp::Drop { .. } => None,
         });
         let suspects: BTreeSet<SlabId> = plan.rects.iter().map(|it| it.slab).chain(made).collect();
         let touched =
             |request: &Request| request.row.is_some_and(|row| suspects.contains(&row.slab));
         for index in (0..self.running.len()).rev() {
-            if failed.contains(&self.running[index].id) {
-                let request = self.running.remove(index);
-                self.end(request, Vec::new(), Finish::Failed(message.to_owned()), events);
-            } else if touched(&self.running[index]) {
-                self.preempt(index);
+            let ends = failed.contains(&self.running[index].id);
+            if ends || touched(&self.running[index]) {
+                let mut request = self.running.remove(index);
+                self.kv.release(&mut request);
+                if ends {
+                    self.end(request, Vec::new(), Finish::Failed(message.to_owned()), events);
+                } else {
+                    self.put_back(request);
+                }
             }
         }
+        self.kv.distrust(&suspects);
     }
 
-    /// Rows belong to running requests, each to one; counts are within their bounds.
+    /// Rows and blocks add up; each running request has something to compute, and room for it.
     ///
     /// # Errors
     /// Names the first violation.
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
-        self.rows.check_integrity()?;
+        self.kv.check_integrity(&self.running)?;
         self.drafting.shared.as_ref().map_or(Ok(()), Corpus::check_bounds)?;
-        let owners = self.rows.owners();
-        ensure!(
-            owners.len() == self.running.len(),
-            "{} rows for {} running requests",
-            owners.len(),
-            self.running.len()
-        );
         for request in &self.running {
-            let Some(row) = request.row else {
-                return Err(IntegrityError(format!("request {} runs without a row", request.id)));
-            };
-            ensure!(
-                owners.get(&row) == Some(&request.id),
-                "row of request {} is not its own",
-                request.id
-            );
+            let capacity = request.row.map_or(0, |row| self.kv.rows().capacity(row));
             ensure!(
                 request.num_computed < request.len(),
                 "request {} has nothing to compute",
                 request.id
             );
-            ensure!(
-                request.num_computed <= self.rows.capacity(row),
-                "request {} overflows its row",
-                request.id
-            );
+            ensure!(request.num_computed <= capacity, "request {} overflows its row", request.id);
             request.counts.as_ref().map_or(Ok(()), TokenCounts::check_integrity)?;
         }
         ensure!(self.waiting.iter().all(|it| it.row.is_none()), "a waiting request holds a row");

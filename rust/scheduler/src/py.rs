@@ -67,7 +67,8 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, num_models, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir))]
+    #[pyo3(signature = (*, num_models, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         num_models: usize,
         max_waiting: usize,
@@ -76,6 +77,8 @@ impl Scheduler {
         max_draft: usize,
         shared_suffix_bytes: usize,
         suffix_dir: Option<PathBuf>,
+        inter_token_ms: f32,
+        prefix_cache: bool,
     ) -> PyResult<Self> {
         let config = SchedulerConfig {
             max_waiting,
@@ -84,6 +87,8 @@ impl Scheduler {
             max_draft,
             shared_suffix_bytes,
             suffix_dir,
+            inter_token_ms,
+            prefix_cache,
         };
         let engine = Engine::new(config, num_models)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
@@ -234,10 +239,11 @@ fn py_drafters(stats: &Stats) -> Vec<(&'static str, u64, u64)> {
     named.map(|(it, stats)| (it.name(), read(&stats.proposed), read(&stats.accepted))).collect()
 }
 
-/// (request, tokens, end); end is (reason, message, queued seconds, preemptions, draft tokens,
-/// steps by accepted drafts, draft tokens of the client's prediction verified and kept).
+/// (request, tokens, end); end is (reason, message, queued seconds, preemptions, cached prompt
+/// tokens, draft tokens, steps by accepted drafts, draft tokens of the client's prediction verified
+/// and kept).
 type PyEvent = (u64, Vec<u32>, Option<PyEnd>);
-type PyEnd = (&'static str, String, f64, u32, u32, Vec<u32>, (u32, u32));
+type PyEnd = (&'static str, String, f64, u32, u32, u32, Vec<u32>, (u32, u32));
 
 fn py_event(event: Event) -> PyEvent {
     (event.request.0, event.tokens, event.end.map(|(finish, stats)| py_end(finish, stats)))
@@ -254,7 +260,9 @@ fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
     let queued = stats.queued_ns as f64 * 1e-9;
     let predicted = stats.by_drafter[Drafter::Prediction.index()];
     let predicted = (predicted.proposed, predicted.accepted);
-    (reason, message, queued, stats.preemptions, stats.num_draft_tokens, stats.accepted, predicted)
+    let (preemptions, cached, drafted) =
+        (stats.preemptions, stats.num_cached_tokens, stats.num_draft_tokens);
+    (reason, message, queued, preemptions, cached, drafted, stats.accepted, predicted)
 }
 
 struct PyRunner {

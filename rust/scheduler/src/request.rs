@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use crate::acceptance::Posterior;
+use crate::config::BLOCK_TOKENS;
 use crate::corpus::{Corpus, MIN_TEXT};
 use crate::draft::{Draft, DraftCount, Drafter};
-use crate::ids::{ModelId, RequestId, Row};
+use crate::ids::{ModelId, PrefixId, RequestId, Row};
 use crate::sampling::Sampling;
 use crate::suffix::SuffixIndex;
 use crate::token_counts::TokenCounts;
+
+/// Tokens that a request waits for rather than compute them beside the one that does already.
+const WORTH_WAITING: u32 = 4 * BLOCK_TOKENS;
 
 /// Everything a caller says about a request.
 #[derive(Debug, Clone)]
@@ -28,7 +32,8 @@ pub struct Submission {
     pub speculate: bool,
     /// The answer as the client expects it, or nothing.
     pub prediction: Vec<u32>,
-    /// Requests are drafted only from answers to requests of the same salt.
+    /// Requests share cached KV, and are drafted from each other's answers, only with those of the
+    /// same salt.
     pub cache_salt: Arc<str>,
 }
 
@@ -54,6 +59,8 @@ pub struct RequestStats {
     pub queued_ns: u64,
     /// Times the request lost its row and was computed again.
     pub preemptions: u32,
+    /// Prompt tokens whose KV was there already when the request was first admitted.
+    pub num_cached_tokens: u32,
     /// Draft tokens verified.
     pub num_draft_tokens: u32,
     /// The same and how many were right, by drafter, in the order of [`Drafter::ALL`].
@@ -103,8 +110,12 @@ pub struct Request {
     pub(crate) posterior: Posterior,
     /// The KV row while running; none while waiting.
     pub(crate) row: Option<Row>,
+    /// What others may find of the row; none where nothing is cached.
+    pub(crate) prefix: Option<PrefixId>,
     pub(crate) submitted_ns: u64,
     pub(crate) started: bool,
+    /// Somebody ahead is reading the same prompt: what both begin with is computed once.
+    pub(crate) follows: bool,
     pub(crate) stats: RequestStats,
 }
 
@@ -141,8 +152,10 @@ impl Request {
             prediction,
             posterior: Posterior::default(),
             row: None,
+            prefix: None,
             submitted_ns: now_ns,
             started: false,
+            follows: false,
             stats: RequestStats::default(),
             tokens: submission.prompt,
         }
@@ -162,6 +175,11 @@ impl Request {
         self.len() - self.num_prompt
     }
 
+    /// Known tokens whose KV is in the row. Accepted drafts behind the request's end are not its.
+    pub(crate) fn computed(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len().min(self.num_computed as usize)]
+    }
+
     /// Known tokens whose KV is still to be computed; 1 means decoding.
     pub(crate) fn num_pending(&self) -> u32 {
         self.len() - self.num_computed
@@ -169,6 +187,18 @@ impl Request {
 
     pub(crate) fn is_decoding(&self) -> bool {
         self.num_pending() == 1
+    }
+
+    /// Whether the other request had better wait: this one is about to compute a good part of what
+    /// both begin with.
+    pub(crate) fn leads(&self, other: &Self) -> bool {
+        if self.num_computed < other.num_computed || self.salt != other.salt {
+            return false;
+        }
+        let both = self.tokens.iter().zip(&other.tokens);
+        let common = both.take_while(|(a, b)| a == b).count() as u32;
+        let shared = common.min(other.len() - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
+        self.num_computed < shared && shared >= other.num_computed + WORTH_WAITING
     }
 
     /// Tokens that may still be generated.

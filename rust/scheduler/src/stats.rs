@@ -59,6 +59,12 @@ counters! {
     kv_blocks_total,
     /// Gauge: KV blocks held.
     kv_blocks_used,
+    /// Gauge: KV blocks held by cached prefixes; they are free to whoever needs them.
+    kv_blocks_cached,
+    /// Prompt tokens whose KV was found in the prefix cache.
+    cached_tokens,
+    /// Cached prefixes given up because blocks were needed.
+    prefix_evictions,
     /// Rows taken back to be computed again.
     preemptions,
     /// Steps run.

@@ -25,10 +25,6 @@ impl Slab {
         &mut self.rows[slot as usize]
     }
 
-    pub(crate) fn owner(&self, slot: u32) -> Option<u32> {
-        self.rows[slot as usize].cells[0].map(|cell| cell.token)
-    }
-
     pub(crate) fn scramble(&mut self) {
         for row in &mut self.rows {
             row.clear();
@@ -60,9 +56,12 @@ impl SimRow {
         (self.valid, self.end) = (0, 0);
     }
 
-    /// The script's name at position 0.
-    pub(crate) fn owner(&self) -> u32 {
-        self.cells[0].map_or_else(|| panic!("the row has no owner"), |cell| cell.token)
+    /// The last name in these first tokens: those before it are of whom the row shares a beginning
+    /// with.
+    pub(crate) fn owner(&self, num_tokens: u32) -> u32 {
+        let known = self.cells[..num_tokens as usize].iter().flatten().map(|cell| cell.token);
+        let mut names = known.filter(|&token| token >= FIRST_NAME);
+        names.next_back().unwrap_or_else(|| panic!("the row has no owner"))
     }
 
     pub(crate) fn token(&self, position: u32) -> Option<u32> {
@@ -71,7 +70,7 @@ impl SimRow {
 
     /// A copy of the first positions, to be put in another row with [`Self::paste`].
     pub(crate) fn head(&self, num_tokens: u32) -> Vec<Option<Seen>> {
-        assert_eq!(num_tokens, self.valid, "a copy takes what the row holds");
+        assert!(num_tokens <= self.valid, "a copy takes what the row does not hold");
         self.cells[..num_tokens as usize].to_vec()
     }
 
@@ -83,14 +82,17 @@ impl SimRow {
     }
 
     /// Write neighbouring positions: the owner's next tokens, padding, or the one and then the
-    /// other. Position 0 starts a new owner, or fills a row that has none.
+    /// other. Position 0 starts a new owner, or fills a row that has none. A new owner may also run
+    /// on from part of what an earlier one left.
     pub(crate) fn write(&mut self, start: u32, tokens: &[u32]) {
         if start == 0 {
             self.clear();
             assert!(tokens[0] == PADDING || tokens[0] >= FIRST_NAME, "a prompt starts midway");
         }
         let known = tokens.iter().take_while(|&&token| token != PADDING).count();
-        assert!(start >= self.valid, "position {start} of {} is overwritten", self.valid);
+        if start < self.valid {
+            self.keep(start);
+        }
         assert!(known == 0 || start == self.end, "{start} does not follow {}", self.end);
         assert!(tokens[known..].iter().all(|&it| it == PADDING), "tokens behind padding");
         for (position, &token) in (start as usize..).zip(tokens) {

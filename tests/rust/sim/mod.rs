@@ -6,7 +6,8 @@
 //! attention would see. A plan that misplaces one token, reads a stale position or mixes up two
 //! rows panics at once.
 //!
-//! The first token of each prompt names its [`Script`]: what the request must become, alone.
+//! A token of each prompt names its [`script::Script`]: what the request must become, alone. It is the
+//! first one, or the first after a beginning that the prompt has in common with an earlier one.
 
 #![allow(dead_code, reason = "every test target uses its own part")]
 #![allow(clippy::panic, clippy::missing_panics_doc, reason = "a violation fails the test")]
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mlxspec_scheduler::action::{Rect, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::ModelShape;
 use mlxspec_scheduler::engine::Runner;
-use mlxspec_scheduler::ids::{ModelId, Row, SlabId};
+use mlxspec_scheduler::ids::{ModelId, SlabId};
 use mlxspec_scheduler::rows::KvOp;
 
 use kv::Slab;
@@ -41,6 +42,7 @@ pub(crate) enum Fault {
 pub(crate) struct Seen {
     pub(crate) steps: u64,
     pub(crate) copies: u64,
+    pub(crate) prefilled: u64,
     pub(crate) drafts: u64,
     pub(crate) kept: u64,
     pub(crate) shared_rects: u64,
@@ -70,6 +72,8 @@ impl SimRunner {
         self.apply(&plan.kv_ops);
         plan::check(plan, &self.shape, &self.slabs);
         self.seen.steps += 1;
+        let prefilled = plan.rows.iter().map(|it| u64::from(it.num_new)).filter(|&it| it > 1);
+        self.seen.prefilled += prefilled.sum::<u64>();
         self.seen.shared_rects += plan.rects.iter().filter(|rect| rect.rows > 1).count() as u64;
         self.write(plan);
         let outcome = self.sample(plan);
@@ -96,33 +100,6 @@ impl SimRunner {
                 }
             }
         }
-    }
-
-    /// The scripts of the requests that the plan computes tokens of; ask before it is run.
-    pub(crate) fn owners(&self, plan: &StepPlan) -> BTreeSet<u32> {
-        let mut moved: BTreeMap<Row, u32> = BTreeMap::new();
-        for op in &plan.kv_ops {
-            if let KvOp::Copy { from, to, .. } = *op {
-                moved.extend(self.owner(from, &moved).map(|owner| (to, owner)));
-            }
-        }
-        let mut owners = BTreeSet::new();
-        for rect in &plan.rects {
-            for (slot, start, tokens) in plan::parts(plan, rect) {
-                let row = Row { slab: rect.slab, slot };
-                match tokens[0] {
-                    script::PADDING => {}
-                    name if start == 0 => owners.extend([name]),
-                    _ => owners.extend(self.owner(row, &moved)),
-                }
-            }
-        }
-        owners
-    }
-
-    fn owner(&self, row: Row, moved: &BTreeMap<Row, u32>) -> Option<u32> {
-        let old = || self.slabs.get(&row.slab)?.owner(row.slot);
-        moved.get(&row).copied().or_else(old)
     }
 
     fn slab(&mut self, id: SlabId) -> &mut Slab {
@@ -174,7 +151,7 @@ impl SimRunner {
             let known = plan.positions[at[0]];
             let scripts = self.scripts.clone();
             let row = self.slab(rect.slab).row(slot);
-            let script = scripts.get(row.owner());
+            let script = scripts.get(row.owner(known + 1));
             assert_eq!(script.sampling.temperature.to_bits(), sampler.temperature.to_bits());
             row.assert_holds(&script.tokens[..=known as usize]);
             check_capacity(rect, row.capacity(), known, scripts.padding_behind);
@@ -209,7 +186,7 @@ impl SimRunner {
             for slot in rect.slot..rect.slot + rect.rows {
                 let row = self.slab(rect.slab).row(slot);
                 if let Some(written) = row.unsettled() {
-                    row.assert_holds(&scripts.get(row.owner()).tokens[..written as usize]);
+                    row.assert_holds(&scripts.get(row.owner(written)).tokens[..written as usize]);
                     row.keep(written);
                 }
             }

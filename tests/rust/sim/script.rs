@@ -39,8 +39,8 @@ pub(crate) fn next_token(seen: &[Seen], noise: Option<[u32; 2]>) -> u32 {
     if let Some([low, high]) = noise {
         hash = mix(hash ^ (u64::from(high) << 32 | u64::from(low)));
     }
-    let back = seen.len().checked_sub(PERIOD).filter(|&at| at > 0).map(|at| seen[at].token);
-    match back {
+    let back = seen.len().checked_sub(PERIOD).map(|at| seen[at].token);
+    match back.filter(|&token| token < FIRST_NAME) {
         Some(token) if hash % 8 < 6 => token,
         _ => 1 + ((hash >> 8) % VOCAB) as u32,
     }
@@ -70,6 +70,7 @@ pub(crate) struct Script {
     pub(crate) stop: Option<u32>,
     pub(crate) speculate: bool,
     pub(crate) predicted: bool,
+    pub(crate) salt: u8,
     /// Prompt and output.
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Finish,
@@ -85,6 +86,7 @@ pub(crate) struct Wish {
     pub(crate) speculate: bool,
     /// Whether the client predicts the answer, right but for a few tokens.
     pub(crate) predicted: bool,
+    pub(crate) salt: u8,
 }
 
 impl Wish {
@@ -97,6 +99,7 @@ impl Wish {
             stop: None,
             speculate: true,
             predicted: false,
+            salt: 0,
         }
     }
 }
@@ -104,9 +107,18 @@ impl Wish {
 impl Script {
     /// Compute what becomes of the `number`th request.
     pub(crate) fn new(number: u32, wish: Wish, max_len: u32) -> Self {
+        Self::after(&[], number, wish, max_len)
+    }
+
+    /// The same for a prompt that begins like an earlier one, as far as it leaves room for a name.
+    pub(crate) fn after(beginning: &[u32], number: u32, wish: Wish, max_len: u32) -> Self {
         let seed = mix(u64::from(number));
         let sampling = Sampling { temperature: wish.temperature, seed, ..Sampling::default() };
-        let mut row = vec![Seen::after(None, FIRST_NAME + number)];
+        let shared = beginning.len().min(wish.num_prompt.saturating_sub(1));
+        let mut row: Vec<Seen> = Vec::new();
+        for token in beginning[..shared].iter().copied().chain([FIRST_NAME + number]) {
+            row.push(Seen::after(row.last().copied(), token));
+        }
         while row.len() < wish.num_prompt {
             let token = next_token(&row, Some([number, 7]));
             row.push(Seen::after(row.last().copied(), token));
@@ -129,6 +141,7 @@ impl Script {
             stop: wish.stop,
             speculate: wish.speculate,
             predicted: wish.predicted,
+            salt: wish.salt,
             tokens: row.iter().map(|it| it.token).collect(),
             finish,
         }
@@ -146,7 +159,7 @@ impl Script {
             stop_tokens: self.stop.into_iter().collect(),
             sampling: self.sampling.clone(),
             speculate: self.speculate,
-            cache_salt: if self.num_prompt.is_multiple_of(2) { "even" } else { "odd" }.into(),
+            cache_salt: format!("salt {}", self.salt).into(),
             prediction: if self.predicted { self.prediction() } else { Vec::new() },
         }
     }

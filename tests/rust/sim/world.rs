@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mlxspec_scheduler::action::{Action, StepPlan};
-use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{BLOCK_TOKENS, ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::model::Event;
 use mlxspec_scheduler::request::{Finish, Request, RequestStats};
@@ -37,6 +37,8 @@ pub(crate) struct World {
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Submit(usize, Wish),
+    /// A prompt that has so many tokens in common with what became of an earlier request.
+    Resume(usize, usize, Wish),
     Abort(usize),
     Expire(usize),
     Step,
@@ -58,6 +60,14 @@ impl World {
     pub(crate) fn apply(&mut self, op: &Op) {
         match *op {
             Op::Submit(model, wish) => self.submit(model % self.runners.len(), wish),
+            Op::Resume(at, shared, wish) => {
+                let earlier = self.requests.get(at % self.requests.len().max(1));
+                let (model, beginning) = earlier.map_or((0, Vec::new()), |it| {
+                    let tokens = &it.script.tokens;
+                    (it.model.0 as usize, tokens[..shared.min(tokens.len())].to_vec())
+                });
+                self.resume(model, &beginning, wish);
+            }
             Op::Abort(at) => {
                 self.abort(RequestId((at % self.requests.len().max(1)) as u64));
             }
@@ -74,17 +84,27 @@ impl World {
 
     /// Submit what the engine would let through.
     pub(crate) fn submit(&mut self, at: usize, wish: Wish) {
-        if let Some(request) = self.prepare(at, wish) {
+        self.resume(at, &[], wish);
+    }
+
+    /// Submit a request whose prompt begins with these tokens, and goes on for as many as it wishes.
+    pub(crate) fn resume(&mut self, at: usize, beginning: &[u32], wish: Wish) {
+        let wish = Wish { num_prompt: beginning.len() + wish.num_prompt, ..wish };
+        if let Some(request) = self.prepare_after(at, beginning, wish) {
             self.send(request);
         }
     }
 
     /// A request with the next id, which may be sent after others with later ids.
     pub(crate) fn prepare(&mut self, at: usize, wish: Wish) -> Option<Request> {
+        self.prepare_after(at, &[], wish)
+    }
+
+    fn prepare_after(&mut self, at: usize, beginning: &[u32], wish: Wish) -> Option<Request> {
         let runner = &self.runners[at];
         let max_len = max_len(&runner.shape, wish)?;
         let (number, model) = (self.requests.len(), ModelId(at as u32));
-        let script = runner.scripts.add(Script::new(number as u32, wish, max_len));
+        let script = runner.scripts.add(Script::after(beginning, number as u32, wish, max_len));
         let id = RequestId(number as u64);
         let request = Request::new(id, script.submission(model), max_len, self.now_ns);
         self.requests.push(Tracked {
@@ -157,22 +177,22 @@ impl World {
 
     fn commit(&mut self, plan: &StepPlan, events: &mut Vec<Event>) {
         let runner = &mut self.runners[plan.model.0 as usize];
-        let mut oldest = self.requests.iter().filter(|it| it.model == plan.model);
-        let oldest = oldest.find(|it| it.sent && it.end.is_none()).map(|it| it.script.name);
-        let served = oldest.is_none_or(|oldest| runner.owners(plan).contains(&oldest));
-        assert!(served, "the oldest request stands still");
+        let mut oldest = (0..).zip(&self.requests).filter(|(_, it)| it.model == plan.model);
+        let oldest = oldest.find(|(_, it)| it.sent && it.end.is_none()).map(|(id, _)| id);
+        let served = |oldest| plan.rows.iter().any(|it| it.request == RequestId(oldest));
+        assert!(oldest.is_none_or(served), "the oldest request stands still");
         let outcome = runner.run(plan);
         self.scheduler.commit(plan, &outcome, STEP_MS, events);
     }
 
     fn fail(&mut self, plan: &StepPlan, fault: Fault, events: &mut Vec<Event>) {
         let runner = &mut self.runners[plan.model.0 as usize];
-        let owners = runner.owners(plan);
         runner.run_and_fail(plan, fault);
         self.scheduler.fail(plan, "out of memory", events);
-        assert_eq!(events.len(), owners.len(), "a failed step ends its requests, and only them");
-        for it in self.requests.iter_mut().filter(|it| owners.contains(&it.script.name)) {
-            it.excuses.push(Finish::Failed("out of memory".to_owned()));
+        assert_eq!(events.len(), plan.rows.len(), "a failed step ends its requests, and only them");
+        for row in &plan.rows {
+            let failed = Finish::Failed("out of memory".to_owned());
+            self.requests[row.request.0 as usize].excuses.push(failed);
         }
     }
 
@@ -202,10 +222,13 @@ impl World {
         }
         assert!(self.requests.iter().all(|it| it.end.is_some()), "a request without an end");
         assert_eq!(self.scheduler.num_requests(), (0, 0));
-        for model in self.scheduler.resident() {
-            assert_eq!(model.pool().num_free(), model.pool().total(), "blocks are lost");
+        for (model, runner) in self.scheduler.resident().zip(&self.runners) {
+            let (pool, cached) = (model.kv().pool(), model.kv().rows().num_cached());
+            assert_eq!(pool.num_free() + cached, pool.total(), "blocks are lost");
+            let slabs = runner.slabs.values();
+            let held: u32 = slabs.map(|it| it.slots() * it.capacity() / BLOCK_TOKENS).sum();
+            assert_eq!(held, cached, "a slab is left that caches nothing");
         }
-        assert!(self.runners.iter().all(|it| it.slabs.is_empty()), "a slab is left");
     }
 }
 

@@ -9,7 +9,7 @@ from litestar.testing import TestClient
 from wire import LOCAL
 
 from mlxspec.api.app import create_app
-from mlxspec.config import Config
+from mlxspec.config import Config, ServerConfig
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def app(engine: FakeEngine) -> Litestar:
     """The app, with keepalives fast enough to be seen."""
-    return create_app(engine, Config(), keepalive_seconds=0.02)
+    return create_app(engine, Config(server=ServerConfig(keepalive_seconds=0.02)))
 
 
 @pytest.fixture

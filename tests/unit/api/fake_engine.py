@@ -37,6 +37,7 @@ METRICS = RequestMetrics(
     speculative_decoding=SPECULATION,
 )
 PROMPT_TOKENS = 7
+CACHED_TOKENS = 3
 VOCABULARY = 0xD800
 """Letters that have a code of their own."""
 
@@ -56,6 +57,9 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     requests_running: int = 107
     kv_blocks_total: int = 108
     kv_blocks_used: int = 109
+    kv_blocks_cached: int = 122
+    cached_tokens: int = 123
+    prefix_evictions: int = 124
     preemptions: int = 110
     steps: int = 111
     prompt_tokens: int = 112
@@ -144,6 +148,7 @@ class FakeGeneration:
             reasoning_tokens=self._num_reasoning_tokens,
             accepted_prediction_tokens=accepted,
             rejected_prediction_tokens=rejected,
+            cached_tokens=CACHED_TOKENS,
         )
 
     @property

@@ -56,6 +56,7 @@ def test_every_sampling_field_reaches_the_engine(
         "xtc_probability": 0.5,
         "xtc_threshold": 0.2,
         "speculative": {"enabled": False},
+        "cache_salt": "mine",
     }
     assert client.post(CHAT, json=chat(**fields)).status_code == 200
     [request] = engine.requests
@@ -78,6 +79,7 @@ def test_every_sampling_field_reaches_the_engine(
     assert (request.stop, request.stop_token_ids) == (("a", "b"), (7,))
     assert request.ignore_eos
     assert not request.speculative
+    assert request.cache_salt == "mine"
 
 
 def test_absent_and_null_fields_mean_the_defaults(

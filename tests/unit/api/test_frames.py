@@ -32,11 +32,11 @@ ENDED = '{"model":"demo","created_at":"T","done":true,"done_reason":"stop","tota
 ENDED += '"load_duration":0,"prompt_eval_count":7,"prompt_eval_duration":11000000,"eval_count":2,'
 ENDED += '"eval_duration":5000000,"metrics":M,'
 OBJECT = '"model":"demo","tokens_predicted":'
-COUNTS = '"cache_creation_input_tokens":0,"cache_read_input_tokens":0}'
+COUNTS = '"cache_creation_input_tokens":0,"cache_read_input_tokens":3}'
 START = (
     'event: message_start\ndata: {"type":"message_start","message":{"type":"message","id":"ID",'
     '"role":"assistant","model":"demo","content":[],"stop_reason":null,"stop_sequence":null,'
-    f'"usage":{{"input_tokens":7,"output_tokens":0,{COUNTS}}}}}\n\n'
+    f'"usage":{{"input_tokens":4,"output_tokens":0,{COUNTS}}}}}\n\n'
 )
 BLOCK = (
     'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
@@ -50,7 +50,7 @@ DELTA = (
 STOP = (
     'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n'
     'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn",'
-    f'"stop_sequence":null}},"usage":{{"input_tokens":7,"output_tokens":2,{COUNTS},"metrics":M}}\n\n'
+    f'"stop_sequence":null}},"usage":{{"input_tokens":4,"output_tokens":2,{COUNTS},"metrics":M}}\n\n'
     'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 )
 

@@ -69,7 +69,7 @@ def test_an_answer_is_a_response_with_what_was_asked(client: TestClient[Any]) ->
     assert part == {"type": "output_text", "text": "Hello world", "annotations": [], "logprobs": []}
     assert body["usage"] == {
         "input_tokens": 7,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 0},
         "output_tokens": 2,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 9,

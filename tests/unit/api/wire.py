@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from fake_engine import CACHED_TOKENS, PROMPT_TOKENS
 from litestar import Litestar
 
 LOCAL = "http://127.0.0.1"
@@ -27,11 +28,12 @@ def completion(**fields: Any) -> dict[str, Any]:
 def usage(
     prompt: int, completion: int, reasoning: int = 0, *, accepted: int = 0, rejected: int = 0
 ) -> dict[str, Any]:
-    """OpenAI's token counts; `accepted` and `rejected` are of a prediction."""
+    """OpenAI's token counts of the fake engine's prompts, `accepted` ones of a prediction."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": prompt // PROMPT_TOKENS * CACHED_TOKENS},
         "completion_tokens_details": {
             "reasoning_tokens": reasoning,
             "accepted_prediction_tokens": accepted,

@@ -38,6 +38,20 @@ def test_copying_a_row_keeps_its_first_tokens() -> None:
     assert (after[0, :, 7:] == 0).all()
 
 
+def test_copying_within_a_slab_allocates_no_second_slab() -> None:
+    store = KVStore([LayerShape(num_heads=4, key_dim=64, value_dim=64, dtype=mx.float32)])
+    store.create(0, 8, 4096)
+    (keys,) = store.slabs[0].keys
+    keys[2] = mx.random.normal((4, 4096, 64))
+    mx.eval(store.slabs[0].arrays())
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    store.copy((0, 2), (0, 5), 1000)
+    assert mx.get_peak_memory() - before < 0.2 * keys.nbytes
+    assert mx.array_equal(keys[5, :, :1000], keys[2, :, :1000])
+    assert not keys[5, :, 1000:].any()
+
+
 def test_bytes_per_token_count_keys_and_values_of_all_layers() -> None:
     assert KVStore([SHAPE, SHAPE]).bytes_per_token == 2 * 2 * (4 + 3) * 4
 

@@ -11,7 +11,7 @@ StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class MessageUsage(Struct, frozen=True, kw_only=True):
-    """Anthropic's token counts."""
+    """Anthropic's token counts: a prompt's tokens are those computed and those read from cache."""
 
     input_tokens: int
     output_tokens: int
@@ -21,7 +21,11 @@ class MessageUsage(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, usage: Usage) -> Self:
         """The counts of one generation so far."""
-        return cls(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
+        return cls(
+            input_tokens=usage.prompt_tokens - usage.cached_tokens,
+            output_tokens=usage.completion_tokens,
+            cache_read_input_tokens=usage.cached_tokens,
+        )
 
 
 class TextBlock(Struct, frozen=True, tag="text"):

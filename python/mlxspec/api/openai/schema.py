@@ -18,12 +18,19 @@ class CompletionTokensDetails(Struct, frozen=True):
     rejected_prediction_tokens: int
 
 
+class PromptTokensDetails(Struct, frozen=True):
+    """How many of the prompt's tokens were found in the prefix cache."""
+
+    cached_tokens: int
+
+
 class TokenUsage(Struct, frozen=True):
     """OpenAI's token counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
     @classmethod
@@ -36,7 +43,8 @@ class TokenUsage(Struct, frozen=True):
             accepted_prediction_tokens=sum(usage.accepted_prediction_tokens for usage in usages),
             rejected_prediction_tokens=sum(usage.rejected_prediction_tokens for usage in usages),
         )
-        return cls(prompt, completion, prompt + completion, details)
+        cached = PromptTokensDetails(sum(usage.cached_tokens for usage in usages))
+        return cls(prompt, completion, prompt + completion, cached, details)
 
 
 class FunctionWords(Struct, frozen=True, kw_only=True):

@@ -117,6 +117,19 @@ def test_a_key_opens_what_its_scopes_name(opened: Open, key_file: KeyFile) -> No
     assert_error(client.get("/metrics", headers=infer), 403)
 
 
+def test_cached_prefixes_are_shared_within_one_key_alone(
+    opened: Open, key_file: KeyFile, engine: FakeEngine
+) -> None:
+    keys = [add(key_file, "infer"), add(key_file, "infer")]
+    client = opened(key_file=str(key_file.path))
+    for key in keys:
+        for salt in ("", "", "a"):
+            assert client.post(CHAT, json=chat(cache_salt=salt), headers=key).status_code == 200
+    salts = [request.cache_salt for request in engine.requests]
+    assert len(set(salts)) == 4
+    assert (salts[0], salts[3]) == (salts[1], salts[4])
+
+
 @pytest.mark.parametrize("header", ["authorization", "x-api-key"])
 def test_a_key_is_taken_from_both_headers(opened: Open, key_file: KeyFile, header: str) -> None:
     text = add(key_file, "infer")["authorization"].removeprefix("Bearer ")

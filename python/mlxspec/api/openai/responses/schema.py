@@ -57,7 +57,7 @@ OutputItem = MessageItem | ReasoningItem | CallItem
 class InputDetails(Struct, frozen=True):
     """What the prompt's tokens are, in part."""
 
-    cached_tokens: int = 0
+    cached_tokens: int
     cache_write_tokens: int = 0
 
 
@@ -71,7 +71,7 @@ class ResponseUsage(Struct, frozen=True, kw_only=True):
     """Token counts of a response."""
 
     input_tokens: int
-    input_tokens_details: InputDetails = InputDetails()
+    input_tokens_details: InputDetails
     output_tokens: int
     output_tokens_details: OutputDetails
     total_tokens: int
@@ -81,6 +81,7 @@ class ResponseUsage(Struct, frozen=True, kw_only=True):
         """The counts in OpenAI's words."""
         return cls(
             input_tokens=usage.prompt_tokens,
+            input_tokens_details=InputDetails(usage.cached_tokens),
             output_tokens=usage.completion_tokens,
             output_tokens_details=OutputDetails(usage.reasoning_tokens),
             total_tokens=usage.prompt_tokens + usage.completion_tokens,

@@ -1,0 +1,150 @@
+//! What requests reuse of each other's KV, and who gives way when blocks are short.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
+
+mod sim;
+
+use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+
+use sim::script::Wish;
+use sim::shape;
+use sim::world::World;
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        max_waiting: 64,
+        max_running: 8,
+        speculation: true,
+        max_draft: 8,
+        shared_suffix_bytes: 0,
+        suffix_dir: None,
+        inter_token_ms: 1e3,
+        prefix_cache: true,
+    }
+}
+
+fn world(shape: ModelShape) -> World {
+    World::new(config(), &[shape])
+}
+
+/// All tokens of a request, prompt and output.
+fn tokens(world: &World, at: usize) -> Vec<u32> {
+    world.requests[at].script.tokens.clone()
+}
+
+/// Run a request that begins with these tokens; how many of them it did not compute.
+fn turn(world: &mut World, beginning: &[u32], wish: Wish) -> u32 {
+    world.resume(0, beginning, wish);
+    world.drain();
+    world.requests.last().unwrap().stats().num_cached_tokens
+}
+
+#[test]
+fn the_next_turn_of_a_chat_computes_its_new_message_and_no_more() {
+    for padded in [false, true] {
+        let mut world = world(shape(4000, 200, padded));
+        let mut chat = Vec::new();
+        for at in 0..10 {
+            let before = world.runners[0].seen.prefilled;
+            let cached = turn(&mut world, &chat, Wish::plain(30, 50));
+            // The last token of an answer is known, and its KV is not.
+            assert!(cached as usize + 1 >= chat.len(), "{cached} of {}", chat.len());
+            assert!(world.runners[0].seen.prefilled - before <= 31);
+            chat = tokens(&world, at);
+        }
+    }
+}
+
+#[test]
+fn a_lone_chat_needs_no_second_row_and_no_copy() {
+    let mut world = world(shape(500, 32, false));
+    turn(&mut world, &[], Wish::plain(300, 20));
+    let first = tokens(&world, 0);
+    assert_eq!(turn(&mut world, &first, Wish::plain(30, 20)), 319);
+    assert_eq!(world.runners[0].seen.copies, 0);
+    assert_eq!(world.scheduler.resident().next().unwrap().kv().num_evictions(), 0);
+}
+
+#[test]
+fn chats_that_share_a_beginning_copy_it_and_keep_their_own_ends() {
+    let mut world = world(shape(2000, 400, false));
+    turn(&mut world, &[], Wish::plain(200, 20));
+    let system = tokens(&world, 0)[..180].to_vec();
+    assert_eq!(turn(&mut world, &system, Wish::plain(20, 20)), 180);
+    let first = tokens(&world, 0);
+    assert_eq!(turn(&mut world, &first, Wish::plain(20, 20)), 219, "the first is still there");
+}
+
+#[test]
+fn a_request_reuses_what_a_running_one_has_computed() {
+    let mut world = world(shape(2000, 400, false));
+    world.submit(0, Wish::plain(100, 60));
+    (0..3).for_each(|_| assert!(world.step(None)));
+    let beginning = tokens(&world, 0)[..100].to_vec();
+    assert_eq!(turn(&mut world, &beginning, Wish::plain(20, 20)), 96, "full blocks alone");
+}
+
+#[test]
+fn other_salts_compute_for_themselves() {
+    let mut world = world(shape(2000, 400, false));
+    turn(&mut world, &[], Wish::plain(100, 20));
+    let beginning = tokens(&world, 0)[..100].to_vec();
+    let salted = Wish { salt: 1, ..Wish::plain(20, 20) };
+    assert_eq!(turn(&mut world, &beginning, salted), 0);
+    assert_eq!(turn(&mut world, &beginning, salted), 100);
+}
+
+#[test]
+fn without_the_cache_nothing_is_kept() {
+    let mut world =
+        World::new(SchedulerConfig { prefix_cache: false, ..config() }, &[shape(2000, 400, false)]);
+    turn(&mut world, &[], Wish::plain(100, 20));
+    let beginning = tokens(&world, 0);
+    assert_eq!(turn(&mut world, &beginning, Wish::plain(20, 20)), 0);
+    assert!(world.runners[0].slabs.is_empty());
+}
+
+#[test]
+fn cached_rows_give_way_to_whoever_needs_their_blocks() {
+    let mut world = world(shape(1000, 64, false));
+    for _ in 0..12 {
+        turn(&mut world, &[], Wish::plain(200, 20));
+    }
+    world.submit(0, Wish::plain(900, 40));
+    world.drain();
+    assert_eq!(world.requests[12].stats().preemptions, 0);
+    assert_eq!(world.scheduler.resident().next().unwrap().kv().num_evictions(), 8 + 4);
+}
+
+#[test]
+fn those_who_wait_do_not_evict_each_others_history() {
+    let mut world = world(shape(1000, 160, false));
+    let chats: Vec<Vec<u32>> = (0..8)
+        .map(|at| {
+            turn(&mut world, &[], Wish::plain(150, 20));
+            tokens(&world, at)
+        })
+        .collect();
+    for chat in &chats {
+        world.resume(0, chat, Wish::plain(20, 20));
+    }
+    world.drain();
+    let cached = world.requests[8..].iter().map(|it| it.stats().num_cached_tokens);
+    assert!(cached.filter(|&it| it == 169).count() >= 6, "most of them are reused");
+}
+
+#[test]
+fn a_preempted_request_takes_up_what_is_still_cached() {
+    let [with, without] = [true, false].map(|prefix_cache| {
+        let mut world =
+            World::new(SchedulerConfig { prefix_cache, ..config() }, &[shape(900, 120, false)]);
+        for number in 0..4 {
+            world.submit(0, Wish::plain(240 + number, 300));
+        }
+        world.drain();
+        let preempted = world.requests.iter().map(|it| it.stats().preemptions).sum::<u32>();
+        assert!(preempted >= 2, "{preempted} preempted");
+        world.runners[0].seen.prefilled
+    });
+    assert!(with < without, "{with} tokens prefilled, {without} without the cache");
+}
