@@ -53,7 +53,9 @@ def both_servers(folder: Path) -> Iterator[dict[str, Server]]:
 
 def _mlxspec(folder: Path, logs: Path) -> contextlib.AbstractContextManager[Server]:
     port = _free_port()
-    arguments = ["serve", str(folder), "--port", str(port), "--log-level", "warning"]
+    # Rounds ask the same again: what was answered in one must not help in the next.
+    forgetful = ["--shared-suffix-memory", "0"]
+    arguments = ["serve", str(folder), "--port", str(port), "--log-level", "warning", *forgetful]
     return _running("mlxspec", port, folder.name, [*arguments, "--drain-seconds", "1"], logs)
 
 

@@ -126,6 +126,14 @@ class Scheduler:
         """Cumulative counts and gauges by name; `accepted_per_pos` is a list, `drafters` one of
         (drafter, draft tokens verified, kept)."""
 
+    def speculation(self, model: int) -> dict[str, Any]:
+        """What speculation did for a model, and what its steps cost when it was loaded (or None).
+
+        `drafters`: (name, draft tokens verified, kept). `positions`: (verified, kept) by place in
+        the draft. `lens[n]`: rows given n drafts. `plain`, `drafting`: (steps, rows, tokens, ms) of
+        steps that only decode, without and with drafts. `step_cost`: (tokens, ms); `rect_cost`: ms.
+        """
+
     def run(self, runner: _Runner) -> None:
         """The engine thread's life: until closed and idle. Raises RuntimeError if it panicked."""
 

@@ -100,13 +100,15 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Speculative decoding: on or off for the server, longest draft in tokens.
 
     `shared_suffix_bytes` of each model remember answers to draft later ones from; 0 remembers none.
-    `suffix_dir` is where they outlive the server, if anywhere.
+    `suffix_dir` is where they outlive the server, if anywhere. `synthetic_acceptance` is for
+    measuring: drafts are accepted at this rate, right or wrong, and answers mean nothing.
     """
 
     enabled: bool = True
     max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
     shared_suffix_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
     suffix_dir: str | None = None
+    synthetic_acceptance: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
 class ResponsesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -253,6 +255,7 @@ _VARIABLES: Final = {
     "MLXSPEC_SPECULATION": ("speculation", "enabled"),
     "MLXSPEC_MAX_DRAFT": ("speculation", "max_draft"),
     "MLXSPEC_SHARED_SUFFIX_MEMORY": ("speculation", "shared_suffix_bytes"),
+    "MLXSPEC_SYNTHETIC_ACCEPTANCE": ("speculation", "synthetic_acceptance"),
     "MLXSPEC_SUFFIX_DIR": ("speculation", "suffix_dir"),
 }
 """Each variable and the section and key that it sets."""

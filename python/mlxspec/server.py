@@ -69,9 +69,19 @@ def signalled_app(engine: EngineLike, config: Config) -> Litestar:
         signals.take()
         watchdog.watch()
         logger.info("listening", url=url_of(config))
+        warn_of_synthetic(config)
 
     app.on_startup.append(listen)
     return app
+
+
+def warn_of_synthetic(config: Config) -> None:
+    """Say it loudly where the server's answers are not its models'."""
+    if config.speculation.synthetic_acceptance is not None:
+        logger.warning(
+            "acceptance is forced: answers mean nothing, and are marked",
+            synthetic_acceptance=config.speculation.synthetic_acceptance,
+        )
 
 
 def serve(config: Config, load: Callable[[], Litestar] = load_app) -> None:

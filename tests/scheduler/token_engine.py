@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlxspec._scheduler import NotResidentError, Scheduler
-from mlxspec.config import Config, KVConfig, ModelConfig
+from mlxspec.config import Config, KVConfig, ModelConfig, SpeculationConfig
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import TokenSampling
 
@@ -74,11 +74,18 @@ class TokenEngine:
 
 @contextmanager
 def token_engine(
-    folder: Path, *, kv_bytes: int = 64 << 20, max_running: int = 16, **options: Any
+    folder: Path,
+    *,
+    kv_bytes: int = 64 << 20,
+    max_running: int = 16,
+    synthetic: float | None = None,
+    **options: Any,
 ) -> Iterator[TokenEngine]:
     """A running engine for one model; ends it, and checks that only cached KV is left."""
     config = Config(
-        models=(ModelConfig(id="model", source=str(folder)),), kv=KVConfig(memory_bytes=kv_bytes)
+        models=(ModelConfig(id="model", source=str(folder)),),
+        kv=KVConfig(memory_bytes=kv_bytes),
+        speculation=SpeculationConfig(synthetic_acceptance=synthetic),
     )
     arguments: dict[str, Any] = {
         "max_waiting": 64,

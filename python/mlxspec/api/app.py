@@ -5,6 +5,7 @@ from litestar import Litestar
 from mlxspec.api.access.gate import make_gate
 from mlxspec.api.admin.health import health_routes
 from mlxspec.api.admin.metrics import metrics_route
+from mlxspec.api.admin.speculation import speculation_route
 from mlxspec.api.anthropic.messages import messages_routes
 from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
@@ -23,6 +24,7 @@ from mlxspec.api.openai.responses.store import ResponseStore
 from mlxspec.api.openapi.routes import openapi_routes
 from mlxspec.api.plain.generate import plain_routes
 from mlxspec.api.ports import EngineLike
+from mlxspec.api.synthetic import mark_synthetic
 from mlxspec.config import Config
 from mlxspec.metrics import ServerMetrics
 
@@ -37,7 +39,8 @@ def create_app(
 
     `drain` lets whoever handles signals stop the engine before the app ends.
     """
-    metrics = ServerMetrics(engine.counters)
+    forced = config.speculation.synthetic_acceptance
+    metrics = ServerMetrics(engine.counters, synthetic=forced is not None)
     keepalive_seconds = config.server.keepalive_seconds
     answerer = Answerer(engine, keepalive_seconds)
     drain = drain or Drain(engine, config.server.drain_seconds)
@@ -56,6 +59,7 @@ def create_app(
             *health_routes(engine),
             metrics_route(metrics),
             *openapi_routes(),
+            speculation_route(engine),
         ],
         lifespan=[drain.lifespan, loop_lag(metrics.observe_lag)],
         exception_handlers=exception_handlers(config.server.max_body_bytes),
@@ -64,7 +68,6 @@ def create_app(
         openapi_config=None,
     )
     # Litestar's own middleware sits behind its router and never sees unknown routes.
-    app.asgi_handler = ExchangeMiddleware(
-        make_gate(app.asgi_handler, config), metrics, config.limits
-    )
+    gate = mark_synthetic(make_gate(app.asgi_handler, config), forced)
+    app.asgi_handler = ExchangeMiddleware(gate, metrics, config.limits)
     return app

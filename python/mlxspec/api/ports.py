@@ -13,6 +13,7 @@ from mlxspec.engine.request import (
     RequestMetrics,
     Usage,
 )
+from mlxspec.engine.speculation import SpeculationReport
 from mlxspec.metrics import CountersLike
 
 
@@ -67,6 +68,10 @@ class EngineLike(Protocol):
 
     def counters(self) -> CountersLike:
         """The scheduler's counters, read at once."""
+        ...
+
+    def speculation(self) -> Sequence[SpeculationReport]:
+        """What speculation did, model by model."""
         ...
 
     async def submit(self, request: GenerationRequest) -> GenerationLike:

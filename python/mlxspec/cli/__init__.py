@@ -7,7 +7,20 @@ once, and BLAS can still be loaded before mlx.
 import rich_click as click
 
 from mlxspec import __version__
-from mlxspec.cli import doctor, importing, key, launch, listing, pull, rm, run, serve, show, top
+from mlxspec.cli import (
+    bench,
+    doctor,
+    importing,
+    key,
+    launch,
+    listing,
+    pull,
+    rm,
+    run,
+    serve,
+    show,
+    top,
+)
 from mlxspec.cli.failure import Verbs
 
 
@@ -20,7 +33,7 @@ def cli() -> None:
     """
 
 
-for verb in (serve, run, launch, pull, importing, listing, show, rm, key, top, doctor):
+for verb in (serve, run, launch, pull, importing, listing, show, rm, key, bench, top, doctor):
     cli.add_command(verb.command)
 
 

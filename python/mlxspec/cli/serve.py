@@ -24,6 +24,7 @@ _PLACES: Final = {
     "memory_bytes": "kv", "prefix_cache": "kv",
     "enabled": "speculation", "max_draft": "speculation",
     "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
+    "synthetic_acceptance": "speculation",
 }  # fmt: skip
 """The section of the configuration that each flag belongs to."""
 
@@ -59,6 +60,10 @@ _COUNT: Final = click.IntRange(min=1)
     help="Memory of each model for answers to draft later ones from; 0 keeps none.",
 )  # fmt: skip
 @click.option("--suffix-dir", type=click.Path(), help="Keep those answers here across restarts.")
+@click.option(
+    "--synthetic-acceptance", type=click.FloatRange(0, 1),
+    help="For measuring: accept drafts at this rate, right or wrong. Answers mean nothing.",
+)  # fmt: skip
 @click.option("--max-running", type=_COUNT, help="Requests that run at once.")
 @click.option("--max-waiting", type=_COUNT, help="Requests that wait; more are refused (429).")
 @click.option("--step-tokens", type=_COUNT, help="Most tokens one step computes.")

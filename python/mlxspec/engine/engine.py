@@ -30,6 +30,7 @@ from mlxspec.engine.request import (
 )
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import stop_tokens, token_sampling
+from mlxspec.engine.speculation import SpeculationReport
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import (
     BadRequestError,
@@ -122,7 +123,7 @@ class Engine:
             speculation=config.speculation.enabled,
             max_draft=config.speculation.max_draft,
             shared_suffix_bytes=config.speculation.shared_suffix_bytes,
-            suffix_dir=config.speculation.suffix_dir,
+            suffix_dir=_suffix_dir(config),
             inter_token_ms=config.scheduler.inter_token_ms,
             prefix_cache=config.kv.prefix_cache,
         )
@@ -180,6 +181,14 @@ class Engine:
     def counters(self) -> Counters:
         counts = self._scheduler.counters()
         return Counters(**{name: counts[name] for name in Counters.__struct_fields__})
+
+    def speculation(self) -> list[SpeculationReport]:
+        """What speculation did, model by model."""
+        synthetic = self._config.speculation.synthetic_acceptance
+        return [
+            SpeculationReport.of(model.id, synthetic, self._scheduler.speculation(index))
+            for index, model in enumerate(self._models)
+        ]
 
     async def submit(self, request: GenerationRequest) -> Generation:
         """Queue a request; its text comes by iterating the generation.
@@ -324,6 +333,12 @@ def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> tuple[list[int]
     """The prompt's tokens and the prediction's. Off the event loop: long texts take their time."""
     prompt = tokenizer.encode(request.prompt, request.chat)
     return prompt, tokenizer.encode_answer(request.prediction)
+
+
+def _suffix_dir(config: Config) -> str | None:
+    """Where answers outlive the server; forced ones do not deserve to."""
+    speculation = config.speculation
+    return speculation.suffix_dir if speculation.synthetic_acceptance is None else None
 
 
 def _prompt_param(request: GenerationRequest) -> str:

@@ -20,6 +20,7 @@ from mlxspec.model.load import load
 from mlxspec.speculative.calibrate import measure
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
 from mlxspec.speculative.step import Target, run_step
+from mlxspec.speculative.synthetic import force_acceptance
 
 log = structlog.get_logger()
 
@@ -142,7 +143,11 @@ class Runner:
             log.exception("step failed", tokens=len(plan.tokens), rows=len(plan.samplers.first))
             self.device_lost = not device_works()
             raise
-        return np.zeros(0, np.uint32) if answer is None else np.asarray(answer)
+        if answer is None:
+            return np.zeros(0, np.uint32)
+        rate = self._config.speculation.synthetic_acceptance
+        told = np.asarray(answer)
+        return told if rate is None else force_acceptance(told, plan, rate)
 
 
 def default_kv_bytes(device: BackendFacts) -> int:

@@ -19,6 +19,7 @@ use crate::model::{Event, Model};
 use crate::outbox::Outbox;
 use crate::request::{Finish, Request, Submission};
 use crate::scheduler::Scheduler;
+use crate::speculation_stats::SpeculationStats;
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -58,6 +59,8 @@ pub struct Engine {
     outbox: Outbox<Event>,
     shapes: Vec<OnceLock<ModelShape>>,
     stats: Stats,
+    /// Of each model.
+    speculation: Vec<SpeculationStats>,
     next_id: AtomicU64,
     /// Requests accepted and not yet ended.
     in_flight: AtomicU64,
@@ -75,6 +78,7 @@ impl Engine {
             outbox: Outbox::new()?,
             shapes: (0..num_models).map(|_| OnceLock::new()).collect(),
             stats: Stats::default(),
+            speculation: (0..num_models).map(|_| SpeculationStats::default()).collect(),
             next_id: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             epoch: Instant::now(),
@@ -85,6 +89,11 @@ impl Engine {
     /// Counters, readable at any time.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// What speculation did for each model.
+    pub fn speculation(&self) -> &[SpeculationStats] {
+        &self.speculation
     }
 
     /// Where events come out.
@@ -295,12 +304,13 @@ impl Engine {
     ) {
         let start = Instant::now();
         let outcome = runner.step(plan).and_then(|outcome| checked(plan, outcome));
-        let ms = start.elapsed().as_secs_f32() * 1e3;
+        let taken = start.elapsed();
+        let ms = taken.as_secs_f32() * 1e3;
         Stats::add(&self.stats.steps, 1);
         match outcome {
             Ok(outcome) => {
                 scheduler.commit(plan, &outcome, ms, events);
-                self.count(plan, &outcome);
+                self.count(plan, &outcome, taken);
             }
             Err(message) => {
                 Stats::add(&self.stats.step_errors, 1);
@@ -309,10 +319,13 @@ impl Engine {
         }
     }
 
-    fn count(&self, plan: &StepPlan, outcome: &StepOutcome) {
+    fn count(&self, plan: &StepPlan, outcome: &StepOutcome, taken: Duration) {
+        if let Some(stats) = self.speculation.get(plan.model.0 as usize) {
+            stats.count_step(plan, outcome, taken.as_nanos() as u64);
+        }
         let sampling = plan.rows.iter().filter(|row| row.samples);
         for (row, &kept) in sampling.zip(&outcome.accepted).filter(|it| !it.0.drafts.is_empty()) {
-            self.stats.count_draft(&row.drafts, kept as usize);
+            self.stats.count_draft(row.drafts.len(), kept as usize);
         }
     }
 

@@ -43,6 +43,7 @@ pub mod residency;
 pub mod rows;
 pub mod sampling;
 pub mod scheduler;
+pub mod speculation_stats;
 pub mod stats;
 pub mod step_cost;
 pub mod suffix;

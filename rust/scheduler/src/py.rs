@@ -18,8 +18,8 @@ use crate::ids::{ModelId, RequestId};
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Submission};
 use crate::sampling::{Penalties, Sampling, Xtc};
-use crate::stats::Stats;
-use crate::sync::{AtomicU64, Ordering};
+use crate::speculation_stats::{DraftStats, SpeculationStats};
+use crate::sync::Ordering;
 
 create_exception!(_scheduler, QueueFullError, PyRuntimeError, "The submission queue is full.");
 create_exception!(
@@ -174,8 +174,27 @@ impl Scheduler {
         let positions = stats.accepted_per_pos.iter();
         let per_pos: Vec<u64> = positions.map(|it| it.load(Ordering::Relaxed)).collect();
         counters.set_item("accepted_per_pos", per_pos)?;
-        counters.set_item("drafters", py_drafters(stats))?;
+        counters.set_item("drafters", py_drafters(self.engine.speculation()))?;
         Ok(counters)
+    }
+
+    /// What speculation did for a model, and what steps of it cost when it was loaded.
+    fn speculation<'py>(&self, py: Python<'py>, model: u32) -> PyResult<Bound<'py, PyDict>> {
+        let all = self.engine.speculation();
+        let stats =
+            all.get(model as usize).ok_or_else(|| PyValueError::new_err("no such model"))?;
+        let positions: Vec<_> = stats.positions.iter().map(DraftStats::read).collect();
+        let lens: Vec<_> = stats.lens.iter().map(|it| it.load(Ordering::Relaxed)).collect();
+        let shape = self.engine.shape(ModelId(model));
+        let told = PyDict::new(py);
+        told.set_item("drafters", py_drafters(std::slice::from_ref(stats)))?;
+        told.set_item("positions", positions)?;
+        told.set_item("lens", lens)?;
+        told.set_item("plain", stats.plain.read())?;
+        told.set_item("drafting", stats.drafting.read())?;
+        told.set_item("step_cost", shape.map(|it| it.step_cost.clone()))?;
+        told.set_item("rect_cost", shape.map(|it| it.rect_cost))?;
+        Ok(told)
     }
 
     /// Run until closed and idle. `runner` has `load(model) -> dict` and `step(bytes) -> buffer`.
@@ -232,11 +251,13 @@ impl From<PySampling> for Sampling {
     }
 }
 
-/// Draft tokens verified and kept, by drafter.
-fn py_drafters(stats: &Stats) -> Vec<(&'static str, u64, u64)> {
-    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let named = Drafter::ALL.iter().zip(&stats.drafters);
-    named.map(|(it, stats)| (it.name(), read(&stats.proposed), read(&stats.accepted))).collect()
+/// Draft tokens verified and kept by each drafter, over all these models.
+fn py_drafters(models: &[SpeculationStats]) -> Vec<(&'static str, u64, u64)> {
+    let sum = |drafter: Drafter| {
+        let counts = models.iter().map(|it| it.drafters[drafter.index()].read());
+        counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    };
+    Drafter::ALL.iter().map(|&it| (it.name(), sum(it).0, sum(it).1)).collect()
 }
 
 /// (request, tokens, end); end is (reason, message, queued seconds, preemptions, cached prompt

@@ -1,19 +1,9 @@
 //! Counters that the engine thread writes and anybody may read.
 
-use crate::draft::{Draft, Drafter};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Draft positions that are counted one by one; longer ones are counted in the totals alone.
 pub const COUNTED_POSITIONS: usize = 16;
-
-/// Draft tokens of one drafter.
-#[derive(Debug, Default)]
-pub struct DrafterStats {
-    /// Verified.
-    pub proposed: AtomicU64,
-    /// Accepted of them.
-    pub accepted: AtomicU64,
-}
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -23,8 +13,6 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: AtomicU64,)+
             /// Accepted drafts by their position in the draft.
             pub accepted_per_pos: [AtomicU64; COUNTED_POSITIONS],
-            /// Draft tokens by who proposed them, in the order of [`Drafter::ALL`].
-            pub drafters: [DrafterStats; Drafter::ALL.len()],
         }
 
         impl Stats {
@@ -103,17 +91,12 @@ impl Stats {
     }
 
     /// Count one verified draft.
-    pub fn count_draft(&self, drafts: &[Draft], kept: usize) {
+    pub fn count_draft(&self, drafted: usize, kept: usize) {
         Self::add(&self.num_drafts, 1);
-        Self::add(&self.num_draft_tokens, drafts.len() as u64);
+        Self::add(&self.num_draft_tokens, drafted as u64);
         Self::add(&self.num_accepted_tokens, kept as u64);
         for position in self.accepted_per_pos.iter().take(kept) {
             Self::add(position, 1);
-        }
-        for (at, draft) in drafts.iter().enumerate() {
-            let stats = &self.drafters[draft.drafter.index()];
-            Self::add(&stats.proposed, 1);
-            Self::add(&stats.accepted, u64::from(at < kept));
         }
     }
 }

@@ -18,6 +18,7 @@ from mlxspec.engine.request import (
     SpeculationMetrics,
     Usage,
 )
+from mlxspec.engine.speculation import SpeculationReport
 from mlxspec.errors import BadRequestError, MlxspecError, ModelNotFoundError, UnavailableError
 
 SPECULATION = SpeculationMetrics(
@@ -171,6 +172,7 @@ class FakeEngine:
         self.finish = finish
         self.stopped_by: str | None = None
         self.predicted = (0, 0)
+        self.reports: list[SpeculationReport] = []
         self.refusal: MlxspecError | Exception | None = None
         self.requests: list[GenerationRequest] = []
         self.generations: list[FakeGeneration] = []
@@ -253,6 +255,9 @@ class FakeEngine:
     def _known(self, model: str) -> None:
         if model not in self.states:
             raise ModelNotFoundError(f"model {model} is not served here", param="model")
+
+    def speculation(self) -> list[SpeculationReport]:
+        return self.reports
 
     async def submit(self, request: GenerationRequest) -> FakeGeneration:
         await asyncio.sleep(0)

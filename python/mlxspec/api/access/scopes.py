@@ -12,6 +12,7 @@ EVERY_KEY: Final = frozenset({"/", "/health", "/health/ready", "/version"})
 
 BY_PREFIX: Final[dict[str, Scope]] = {
     "/v1": "infer",
+    "/v1/speculation": "metrics",
     "/api": "infer",
     "/api/copy": "admin",
     "/api/create": "admin",
