@@ -67,6 +67,7 @@ chaos: setup ## Fault tests at full size: takes hours
 bench: setup ## Measure: scheduler, step, server (benches/README.md has the last figures)
 	cargo bench --bench scheduler -- --quick
 	$(BIN)/python benches/step.py
+	$(BIN)/python benches/http_layer.py
 	$(BIN)/python benches/serve.py
 
 format: setup ## Format all code

@@ -34,7 +34,7 @@ def command(
     With PROMPT, or with one on standard input, answer that and end.
     """
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.read().strip()
     with server_for(url, key, model) as client:
         fields = {name: value for name, value in options.items() if value is not None}
         chat = Chat(client, client.model(model).id, system, fields)

@@ -35,7 +35,7 @@ def test_a_prompt_is_answered_on_standard_output(server: StubServer) -> None:
 
 def test_standard_input_is_a_prompt_too(server: StubServer) -> None:
     assert run(server, typed="What\nis this?\n").stdout == "Hello\n"
-    assert server.chats[0]["messages"][-1]["content"] == "What\nis this?\n"
+    assert server.chats[0]["messages"][-1]["content"] == "What\nis this?"
 
 
 def test_a_key_is_sent_along(server: StubServer) -> None:

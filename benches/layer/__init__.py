@@ -1,0 +1,1 @@
+"""What HTTP costs: our API and a FastAPI one around the same scripted tokens."""
