@@ -99,6 +99,8 @@ fn any_texts() -> impl Strategy<Value = Vec<Text>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn books_are_in_order_after_every_text_and_memory_is_bounded(
         capacity in 1_usize..120,
@@ -133,18 +135,15 @@ proptest! {
         );
     }
 
+    /// So small a table that the hashes of different salts meet in its buckets all the time.
     #[test]
     fn texts_of_one_salt_help_no_other(
-        texts in any_texts(),
+        capacity in 8_usize..40,
+        text in prop::collection::vec(0_u32..3, 8..40),
         context in prop::collection::vec(0_u32..3, 3..12),
+        salt in "[c-z]{1,3}",
     ) {
-        let own: Vec<_> = texts.iter().filter(|it| it.0 == ALICE).cloned().collect();
-        let strangers = || texts.iter().map(|it| (BOB, it.1.clone()));
-        let mut nobody = Vec::new();
-        corpus_of(1000, &strangers().collect::<Vec<_>>()).draft(ALICE, &context, 6, 0.0, &mut nobody);
-        prop_assert_eq!(nobody, []);
-        if own.is_empty() {
-            prop_assert_eq!(draft(&corpus_of(1000, &texts), ALICE, &context, 6), []);
-        }
+        let corpus = corpus_of(capacity, &[(BOB, text)]);
+        prop_assert_eq!(draft(&corpus, &salt, &context, 6), []);
     }
 }
