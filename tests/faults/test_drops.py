@@ -55,7 +55,8 @@ async def ask(client: httpx.AsyncClient, leave_after: float | None, number: int)
         return str(answer.json()["choices"][0]["message"]["content"])
     try:
         async with asyncio.timeout(leave_after):
-            await client.post("/v1/chat/completions", json=body | {"stream": number % 2 == 0})
+            long = {"max_tokens": 4000, "ignore_eos": True, "stream": number % 2 == 0}
+            await client.post("/v1/chat/completions", json=body | long)
     except (TimeoutError, httpx.TransportError):
         pass
     return ""
