@@ -26,7 +26,7 @@ class RequestTooLargeError(ValueError): ...
 class _Runner(Protocol):
     def load(self, model: int, /) -> Any: ...
     def step(self, packed: bytes, /) -> Any:
-        """Returns any buffer of uint32: kept drafts by row, then tokens."""
+        """Returns any buffer of uint32: kept drafts by row, tokens, packed logprobs."""
 
 class _Sampling(Protocol):
     """How to draw; `Sampling` in Rust says what each attribute means."""
@@ -61,11 +61,16 @@ class _Sampling(Protocol):
     def banned(self) -> list[list[int]]: ...
     @property
     def min_tokens(self) -> int: ...
+    @property
+    def logprobs(self) -> int | None: ...
 
 _Reason: TypeAlias = Literal["stop", "length", "abort", "expired", "error"]
 _End: TypeAlias = tuple[_Reason, str, float, int, int, int, list[int], tuple[int, int]]
 """(reason, message, queued seconds, preemptions, cached prompt tokens, draft tokens, steps by
 accepted drafts, draft tokens of the client's prediction verified and kept)."""
+
+_Logprobs: TypeAlias = tuple[float, list[tuple[int, float]]]
+"""(of the token, [(alternative, its logprob)])."""
 
 @final
 class Scheduler:
@@ -119,8 +124,11 @@ class Scheduler:
     def close(self) -> None:
         """Refuse new requests; `run` returns once those accepted have ended."""
 
-    def drain(self) -> list[tuple[int, list[int], _End | None]]:
-        """All events since the last call, oldest first: (request, tokens, end)."""
+    def drain(self) -> list[tuple[int, list[int], list[_Logprobs], _End | None]]:
+        """All events since the last call, oldest first: (request, tokens, logprobs, end).
+
+        There is one entry of logprobs for each token, if the request asks for them.
+        """
 
     def counters(self) -> dict[str, Any]:
         """Cumulative counts and gauges by name; `accepted_per_pos` is a list, `drafters` one of

@@ -63,7 +63,7 @@ impl<F: FnMut() -> Turn> Runner for Directed<F> {
             Turn::Step => Ok(self.sim.run(plan)),
             Turn::Misfit => {
                 self.sim.run_and_fail(plan, sim::Fault::Forward);
-                Ok(StepOutcome { accepted: vec![7], tokens: Vec::new() })
+                Ok(StepOutcome { accepted: vec![7], ..StepOutcome::default() })
             }
             Turn::Fail => {
                 self.sim.run_and_fail(plan, sim::Fault::KvOps);

@@ -58,8 +58,11 @@ impl Bench {
         assert_eq!(plan.samplers.len(), tokens.len());
         let drawn = plan.samplers.iter().zip(tokens);
         let tokens = drawn.flat_map(|(it, &token)| vec![token; it.num_drafts as usize + 1]);
-        let outcome =
-            StepOutcome { accepted: vec![0; plan.samplers.len()], tokens: tokens.collect() };
+        let outcome = StepOutcome {
+            accepted: vec![0; plan.samplers.len()],
+            tokens: tokens.collect(),
+            ..StepOutcome::default()
+        };
         self.scheduler.commit(&plan, &outcome, 1.0, &mut Vec::new());
         plan
     }
@@ -190,7 +193,7 @@ fn a_packed_step_has_a_word_for_everything_in_it() {
     assert_eq!(words[..8], [[0].as_slice(), &sizes.map(|it| it as u32), &[0]].concat());
     let [ops, rects, tokens, samplers, sampled, edits] = sizes;
     let fixed = 6 * (ops + rects + edits);
-    assert_eq!(words.len(), 8 + fixed + 8 * samplers + 2 * tokens + 3 * sampled);
+    assert_eq!(words.len(), 8 + fixed + 9 * samplers + 2 * tokens + 3 * sampled);
     let first_token = 8 + 6 * (ops + rects);
     assert_eq!(words[first_token..first_token + tokens], plan.tokens);
 }

@@ -24,6 +24,7 @@ class Answer(NamedTuple):
     num_draft_tokens: int
     accepted: list[int]
     predicted: tuple[int, int]
+    logprobs: list[tuple[float, list[tuple[int, float]]]]
 
 
 class TokenEngine:
@@ -32,6 +33,7 @@ class TokenEngine:
         self.runner = runner
         self._answers: dict[int, Answer] = {}
         self._tokens: dict[int, list[int]] = {}
+        self._logprobs: dict[int, list[tuple[float, list[tuple[int, float]]]]] = {}
 
     def submit(self, prompt: list[int], max_tokens: int = 24, **options: Any) -> int:
         """Options are those of `TokenSampling`, or others of `Scheduler.submit`."""
@@ -47,18 +49,22 @@ class TokenEngine:
             **{**defaults, **options},
         )
         self._tokens[request] = []
+        self._logprobs[request] = []
         return request
 
     def pump(self) -> None:
         """Wait for news and take it in."""
         ready, _, _ = select.select([self.scheduler.wake_fd], [], [], 60)
         assert ready, "no news from the engine for a minute"
-        for request, tokens, end in self.scheduler.drain():
+        for request, tokens, logprobs, end in self.scheduler.drain():
             self._tokens[request].extend(tokens)
+            self._logprobs[request].extend(logprobs)
             if end is not None:
                 assert request not in self._answers, "a second end"
                 reason, _, _, *measured = end
-                self._answers[request] = Answer(self._tokens[request], reason, *measured)
+                self._answers[request] = Answer(
+                    self._tokens[request], reason, *measured, self._logprobs[request]
+                )
 
     def num_tokens(self, request: int) -> int:
         return len(self._tokens[request])

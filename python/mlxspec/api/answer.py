@@ -16,7 +16,13 @@ from mlxspec.api.exchange import Exchange
 from mlxspec.api.no_tokens import NoTokens
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import Framing, check_end, encode, lost_request, merge, stream_response
-from mlxspec.engine.request import Delta, FinishReason, GenerationRequest, ToolCall
+from mlxspec.engine.request import (
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    TokenLogprobs,
+    ToolCall,
+)
 from mlxspec.errors import BadRequestError, MlxspecError
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
@@ -31,23 +37,34 @@ class Completed(Struct, frozen=True):
     calls: tuple[ToolCall, ...] = ()
     stop: str | None = None
     """The stop string that ended it, if one did."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of its tokens, if the request asked for them."""
 
 
 async def open_generation(
     engine: EngineLike, request: Request[Any, Any, Any], wanted: GenerationRequest
 ) -> GenerationLike:
     """Queue a request that ends with its exchange; raises what `submit` raises."""
-    generation: GenerationLike
+    [generation] = await open_generations(engine, request, wanted, 1)
+    return generation
+
+
+async def open_generations(
+    engine: EngineLike, request: Request[Any, Any, Any], wanted: GenerationRequest, copies: int
+) -> list[GenerationLike]:
+    """Queue copies with seeds of their own, all of which end with the exchange, or none."""
+    generations: list[GenerationLike]
     wanted = msgspec.structs.replace(wanted, cache_salt=_salt(request, wanted))
     if seconds := wanted_seconds(request):
         wanted = msgspec.structs.replace(wanted, timeout_seconds=seconds)
     if wanted.max_tokens == 0:
         one_token = msgspec.structs.replace(wanted, max_tokens=1)
-        generation = NoTokens(await engine.submit(one_token))
+        generations = [NoTokens(one) for one in await engine.submit_copies(one_token, copies)]
     else:
-        generation = await engine.submit(wanted)
-    Exchange.of(request).hold(generation)
-    return generation
+        generations = list(await engine.submit_copies(wanted, copies))
+    for generation in generations:
+        Exchange.of(request).hold(generation)
+    return generations
 
 
 async def deltas(generation: GenerationLike, idle_seconds: float) -> AsyncGenerator[Delta | None]:
@@ -84,6 +101,7 @@ async def complete(generation: GenerationLike) -> Completed:
         reasoning="".join(delta.reasoning for delta in deltas),
         calls=tuple(delta.call for delta in deltas if delta.call),
         stop=deltas[-1].stop,
+        logprobs=tuple(token for delta in deltas for token in delta.logprobs),
     )
 
 

@@ -78,6 +78,15 @@ class EngineLike(Protocol):
         """Render, tokenise and queue; raises MlxspecError when the request is refused."""
         ...
 
+    async def submit_copies(
+        self, request: GenerationRequest, copies: int
+    ) -> Sequence[GenerationLike]:
+        """Render and tokenise once, queue copies with seeds of their own; all are accepted or none.
+
+        Raises what `submit` raises.
+        """
+        ...
+
     async def tokenize(
         self,
         model: str,

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from mlxspec.engine.request import (
     ModelCard,
 )
 from mlxspec.engine.runner import Runner
-from mlxspec.engine.sampling import stop_tokens, token_sampling
+from mlxspec.engine.sampling import seeded_copies, stop_tokens, token_sampling
 from mlxspec.engine.speculation import SpeculationReport
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import (
@@ -191,7 +191,12 @@ class Engine:
         ]
 
     async def submit(self, request: GenerationRequest) -> Generation:
-        """Queue a request; its text comes by iterating the generation.
+        """Queue a request; its text comes by iterating the generation. Raises as below."""
+        [generation] = await self.submit_copies(request, 1)
+        return generation
+
+    async def submit_copies(self, request: GenerationRequest, copies: int) -> list[Generation]:
+        """Queue copies of a request: the first has its seed, the others seeds that follow from it.
 
         Raises ModelNotFoundError, ContextLengthError, BadRequestError, QueueFullError or
         UnavailableError; nothing is kept of a refused request.
@@ -199,7 +204,14 @@ class Engine:
         index = self._find(request.model)
         tokenizer = self._tokenizer(index)
         prompt, prediction = await asyncio.to_thread(_encode, tokenizer, request)
-        return self._submit(request, index, tokenizer, prompt, prediction)
+        generations = []
+        with ExitStack() as unless_all_run:
+            for copy in seeded_copies(request, copies):
+                generation = self._submit(copy, index, tokenizer, prompt, prediction)
+                unless_all_run.callback(generation.close)
+                generations.append(generation)
+            unless_all_run.pop_all()
+        return generations
 
     async def tokenize(
         self,
@@ -307,7 +319,7 @@ class Engine:
 
     def _on_wake(self) -> None:
         """Hand the news of one or more steps to their generations. Event loop only."""
-        for request_id, tokens, end in self._scheduler.drain():
+        for request_id, tokens, logprobs, end in self._scheduler.drain():
             self._admission.left(request_id)
             generation = self._generations.get(request_id)
             if generation is None:
@@ -315,7 +327,7 @@ class Engine:
             if end is not None:
                 del self._generations[request_id]
                 self._admission.ended()
-            generation.deliver(tokens, None if end is None else End(*end))
+            generation.deliver(tokens, logprobs, None if end is None else End(*end))
         if self._draining and self._scheduler.num_in_flight == 0:
             self._quiet.set()
 

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, NamedTuple
 
 from mlxspec.engine.deadlines import Deadlines
+from mlxspec.engine.logprobs import RawLogprobs
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import Part
 from mlxspec.engine.request import (
@@ -59,8 +60,9 @@ class Generation:
         self._first_token: float | None = None
         self._last_token: float | None = None
 
-    def deliver(self, tokens: list[int], end: End | None) -> None:
-        """Take news from the scheduler."""
+    def deliver(self, tokens: list[int], logprobs: Sequence[RawLogprobs], end: End | None) -> None:
+        """Take news from the scheduler; `logprobs` are of all tokens, or of none."""
+        self._output.logprobs.extend(logprobs)
         if tokens:
             self._last_token = time.monotonic()
             self._first_token = self._first_token or self._last_token
@@ -132,13 +134,15 @@ class Generation:
 
     def _deltas(self, finish: FinishReason | None) -> list[Delta]:
         """The output's new parts; the last one counts the tokens and tells the end."""
-        parts = self._output.take() or ([Part()] if finish else [])
+        logprobs = self._output.logprobs.take()
+        parts = self._output.take() or ([Part()] if finish or logprobs else [])
         if not parts:
             return []
         start, self._told_tokens = self._told_tokens, self._output.num_tokens
         last = Delta(
             **parts[-1]._asdict(),
             num_tokens=self._told_tokens - start,
+            logprobs=logprobs,
             finish_reason=finish,
             stop=self._output.stop,
         )

@@ -1,6 +1,7 @@
 """One request's output: from its tokens to the parts that its client is sent."""
 
 from mlxspec.engine.detokenize import Detokenizer, StopStrings
+from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.reply import Part, ReplyParser
 
 
@@ -9,17 +10,20 @@ class Output:
 
     def __init__(
         self,
+        *,
         detokenizer: Detokenizer,
         stop: tuple[str, ...],
         stop_tokens: frozenset[int],
         min_tokens: int,
         reply: ReplyParser,
+        logprobs: LogprobQueue,
     ) -> None:
         self._detokenizer = detokenizer
         self._stop = StopStrings(stop)
         self._stop_tokens = stop_tokens
         self._min_tokens = min_tokens
         self._reply = reply
+        self.logprobs = logprobs
         self.num_tokens = 0
         self.num_reasoning_tokens = 0
 
@@ -30,12 +34,16 @@ class Output:
         text = self._text(token)
         early = self.num_tokens <= self._min_tokens
         safe, stopped = (text, False) if early else self._stop.push(text)
+        if token not in self._stop_tokens:
+            self.logprobs.push(token, len(text), len(safe))
         self._reply.push(safe)
         return stopped or self._reply.full
 
     def finish(self) -> None:
         """No more tokens come: what was held back is certain now."""
         self._reply.push(self._stop.flush())
+        if self._stop.matched is None:
+            self.logprobs.flush()
         self._reply.finish()
 
     def take(self) -> list[Part]:

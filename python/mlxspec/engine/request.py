@@ -34,6 +34,8 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """Tell how likely each token was, and this many alternatives; None tells nothing."""
 
 
 class ChatOptions(Struct, frozen=True, kw_only=True):
@@ -91,16 +93,36 @@ class ToolCall(Struct, frozen=True, kw_only=True):
     arguments: str
 
 
+class Likelihood(Struct, frozen=True):
+    """A token and how likely the target found it: the natural logarithm."""
+
+    token: int
+    text: bytes
+    """Its own bytes, which need not be whole characters."""
+    logprob: float
+
+
+class TokenLogprobs(Struct, frozen=True):
+    """A generated token and the likeliest tokens at its place, by the model's own logits."""
+
+    chosen: Likelihood
+    top: tuple[Likelihood, ...]
+    offset: int
+    """Characters of the request's text before this token."""
+
+
 class Delta(Struct, frozen=True, kw_only=True):
     """What is new of one request. The last delta, and only it, has a finish reason.
 
-    It has one of: text of the answer, text of the reasoning, a whole tool call.
+    It has one of: text of the answer, text of the reasoning, a whole tool call. `logprobs`, if the
+    request asks for them, are of the tokens whose text is certain by then.
     """
 
     text: str = ""
     reasoning: str = ""
     call: ToolCall | None = None
     num_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stop: str | None = None
     """The stop string that ended the text, if one did."""

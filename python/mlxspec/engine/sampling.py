@@ -3,10 +3,14 @@
 import secrets
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mlxspec.engine.request import GenerationRequest
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import BadRequestError
+
+SEED_STEP = 0x9E3779B97F4A7C15
+"""Far from a difference that clients choose between their own seeds: 2**64 by the golden ratio."""
 
 
 class TokenSampling(Struct, frozen=True, kw_only=True):
@@ -27,6 +31,16 @@ class TokenSampling(Struct, frozen=True, kw_only=True):
     allowed: list[int] | None = None
     banned: list[list[int]] = []
     min_tokens: int = 0
+    logprobs: int | None = None
+
+
+def seeded_copies(request: GenerationRequest, copies: int) -> list[GenerationRequest]:
+    """The request, and copies with seeds that follow from its own; without one, all are random."""
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * copies
+    sampling = [replace(request.sampling, seed=seed + SEED_STEP * at) for at in range(copies)]
+    return [replace(request, sampling=own) for own in sampling]
 
 
 def stop_tokens(request: GenerationRequest, tokenizer: Tokenizer) -> list[int]:
@@ -64,6 +78,7 @@ def token_sampling(
         allowed=None if asked.allowed_token_ids is None else sorted({*asked.allowed_token_ids}),
         banned=_banned(asked.bad_words, tokenizer),
         min_tokens=request.min_tokens,
+        logprobs=asked.logprobs,
     )
     _check_some_token_is_left(sampling, stops)
     return sampling

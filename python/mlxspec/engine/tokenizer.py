@@ -13,10 +13,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from mlxspec.engine.chat_template import ChatTemplate
 from mlxspec.engine.conversation import Conversation
 from mlxspec.engine.detokenize import Detokenizer
+from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import ReplyParser
 from mlxspec.engine.reply_format import ReplyFormat
 from mlxspec.engine.request import PLAIN_CHAT, Capability, ChatOptions, GenerationRequest, Message
+from mlxspec.engine.vocabulary import Vocabulary
 from mlxspec.errors import BadRequestError
 
 log = structlog.get_logger()
@@ -40,6 +42,7 @@ class Tokenizer:
         self._hidden = self._special - self._marker_tokens()
         self.stop_tokens: list[int] = sorted(wrapper.eos_token_ids)
         self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
+        self._vocabulary = Vocabulary(self._fast)
         self.newline_tokens: list[int] = self.encode_piece("\n")
 
     @classmethod
@@ -95,11 +98,12 @@ class Tokenizer:
         """A fresh reader of one request's tokens; `prompt` is what `encode` made of it."""
         is_chat = bool(request.prompt) and isinstance(request.prompt[0], dict)
         return Output(
-            Detokenizer(self._fast, self._hidden if is_chat else self._special),
-            request.stop,
-            stop_tokens,
-            request.min_tokens,
-            self._reply(request, prompt) if is_chat else ReplyParser.plain(),
+            detokenizer=Detokenizer(self._fast, self._hidden if is_chat else self._special),
+            stop=request.stop,
+            stop_tokens=stop_tokens,
+            min_tokens=request.min_tokens,
+            reply=self._reply(request, prompt) if is_chat else ReplyParser.plain(),
+            logprobs=LogprobQueue(self._vocabulary.bytes_of),
         )
 
     def _reply(self, request: GenerationRequest, prompt: list[int]) -> ReplyParser:

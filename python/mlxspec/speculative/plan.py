@@ -25,13 +25,19 @@ class Samplers(NamedTuple):
     top_k: Ints
     xtc_probability: Floats
     xtc_threshold: Floats
+    logprobs: Ints
+    """Alternatives to report and one more; 0 reports nothing."""
+
+    def of_positions(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The sampling row (num_sampled,) that each sampled position belongs to."""
+        return np.repeat(np.arange(len(self.first)), self.num_drafts + 1)
 
     @classmethod
     def greedy(cls, first: Ints, num_drafts: Ints) -> Self:
         """Rows that take the largest logit."""
         zeros, ones = np.zeros(len(first), np.float32), np.ones(len(first), np.float32)
         none = zeros.astype(np.uint32)
-        return cls(first, num_drafts, zeros, ones, zeros, none, zeros, zeros)
+        return cls(first, num_drafts, zeros, ones, zeros, none, zeros, zeros, none)
 
 
 class StepPlan(NamedTuple):
@@ -67,7 +73,7 @@ def unpack(packed: bytes) -> StepPlan:
     rects = [Rect(*row) for row in table(num_rects, 6).tolist()]
     tokens = table(num_tokens, 1)[:, 0]
     positions = table(num_tokens, 1)[:, 0]
-    rows = table(num_samplers, 8)
+    rows = table(num_samplers, 9)
     floats = rows.view(np.float32)
     return StepPlan(
         model=model,
@@ -84,6 +90,7 @@ def unpack(packed: bytes) -> StepPlan:
             top_k=rows[:, 5],
             xtc_probability=floats[:, 6],
             xtc_threshold=floats[:, 7],
+            logprobs=rows[:, 8],
         ),
         sampled=table(num_sampled, 1)[:, 0],
         noise_keys=table(num_sampled, 2),

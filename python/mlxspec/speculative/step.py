@@ -17,6 +17,7 @@ from mlxspec.model.forward import CompiledForward, call_model
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
 from mlxspec.speculative.edits import Edits
+from mlxspec.speculative.logprobs import logprob_words
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
 from mlxspec.speculative.sample import Truncation, Xtc, draw
 
@@ -37,8 +38,9 @@ class Target:
 def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     """Run the plan's tokens through the model; KV is written, evaluated, and stays.
 
-    Returns (num_samplers + num_sampled,) uint32: per sampling row how many drafts it keeps, then
-    the target's token at every sampled position; None if no row samples. One synchronisation.
+    Returns (num_samplers + num_sampled + n,) uint32: per sampling row how many drafts it keeps,
+    then the target's token at every sampled position, then the `logprob_words` of the rows that
+    ask for them; None if no row samples. One synchronisation.
     """
     samples = len(plan.sampled) > 0
     attention = StepAttention(
@@ -55,6 +57,8 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     drawn = draw_targets(logits, plan.samplers, plan.noise_keys, plan.edits)
     kept = _count_kept(drawn, plan)
     answer = mx.concatenate([kept, drawn])
+    if plan.samplers.logprobs.any():
+        answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
     mx.eval(answer, attention.touched())
     return answer
 
@@ -83,7 +87,7 @@ def draw_targets(
     if not (samplers.temperature.any() or len(packed_edits)):
         return tokens
     edits = Edits.unpack(packed_edits)
-    row = np.repeat(np.arange(len(samplers.first)), samplers.num_drafts + 1)
+    row = samplers.of_positions()
     shaped = samplers.temperature[row] > 0
     shaped[edits.position] = True
     own = np.flatnonzero(shaped)

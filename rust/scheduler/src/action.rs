@@ -103,6 +103,40 @@ pub struct Sampler {
     pub xtc_probability: f32,
     /// See [`crate::sampling::Xtc`].
     pub xtc_threshold: f32,
+    /// See [`crate::sampling::Sampling`].
+    pub logprobs: Option<u32>,
+}
+
+impl Sampler {
+    /// Words that the runner answers for the logprobs of each of its positions: the token's own, then
+    /// id and logprob of each alternative.
+    pub fn logprob_words(&self) -> usize {
+        self.logprobs.map_or(0, |alternatives| 1 + 2 * alternatives as usize)
+    }
+
+    /// Words for all of its positions.
+    pub fn all_logprob_words(&self) -> usize {
+        self.logprob_words() * (self.num_drafts as usize + 1)
+    }
+}
+
+/// How likely the target found a token and what else it might have drawn: natural logarithms of
+/// the softmax of its logits, before edits, temperature and truncation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the token itself.
+    pub logprob: f32,
+    /// The likeliest tokens, and theirs.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl TokenLogprobs {
+    /// Read one position's words.
+    pub fn unpack(words: &[u32]) -> Option<Self> {
+        let (&logprob, top) = words.split_first()?;
+        let top = top.chunks_exact(2).map(|it| (it[0], f32::from_bits(it[1])));
+        Some(Self { logprob: f32::from_bits(logprob), top: top.collect() })
+    }
 }
 
 /// What a step brought.
@@ -112,6 +146,8 @@ pub struct StepOutcome {
     pub accepted: Vec<u32>,
     /// Per sampled position: the target's own token.
     pub tokens: Vec<u32>,
+    /// Per sampled position of the samplers that ask: see [`Sampler::logprob_words`].
+    pub logprobs: Vec<u32>,
 }
 
 impl StepPlan {
@@ -140,7 +176,8 @@ impl StepPlan {
         words.extend(self.samplers.iter().flat_map(|s| {
             let [temperature, top_p, min_p] = [s.temperature, s.top_p, s.min_p].map(f32::to_bits);
             let xtc = [s.xtc_probability, s.xtc_threshold].map(f32::to_bits);
-            [s.first, s.num_drafts, temperature, top_p, min_p, s.top_k, xtc[0], xtc[1]]
+            let logprobs = s.logprobs.map_or(0, |alternatives| alternatives + 1);
+            [s.first, s.num_drafts, temperature, top_p, min_p, s.top_k, xtc[0], xtc[1], logprobs]
         }));
         words.extend(&self.sampled);
         words.extend(self.noise.iter().flatten());

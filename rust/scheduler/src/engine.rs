@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
-use crate::action::{Action, StepOutcome, StepPlan};
+use crate::action::{Action, Sampler, StepOutcome, StepPlan};
 use crate::archive::Archive;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::error::SubmitError;
@@ -380,6 +380,8 @@ fn fill_from(archive: &mut Archive, model: Option<&mut Model>) {
 fn checked(plan: &StepPlan, outcome: StepOutcome) -> Result<StepOutcome, String> {
     let fits = outcome.accepted.len() == plan.samplers.len()
         && outcome.tokens.len() == plan.sampled.len()
+        && outcome.logprobs.len()
+            == plan.samplers.iter().map(Sampler::all_logprob_words).sum::<usize>()
         && plan.samplers.iter().zip(&outcome.accepted).all(|(it, &kept)| kept <= it.num_drafts);
     if fits { Ok(outcome) } else { Err("the runner's outcome does not fit its plan".to_owned()) }
 }

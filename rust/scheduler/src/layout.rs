@@ -120,6 +120,7 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
         top_k: sampling.top_k,
         xtc_probability: sampling.xtc.probability,
         xtc_threshold: sampling.xtc.threshold,
+        logprobs: sampling.logprobs,
     });
     for offset in 0..=it.planned.drafts.len() as u32 {
         plan.sampled.push(it.at(last + offset));

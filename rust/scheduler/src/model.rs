@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::action::{StepOutcome, StepPlan};
+use crate::action::{StepOutcome, StepPlan, TokenLogprobs};
 use crate::batch::form_batch;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::corpus::Corpus;
@@ -24,8 +24,26 @@ pub struct Event {
     pub request: RequestId,
     /// Tokens generated since the last event.
     pub tokens: Vec<u32>,
+    /// One for each token, if the request asks for them.
+    pub logprobs: Vec<TokenLogprobs>,
     /// Set exactly once per request: why it ended, and what was measured.
     pub end: Option<(Finish, RequestStats)>,
+}
+
+/// What a step brought to one request.
+#[derive(Debug, Default)]
+struct Output {
+    tokens: Vec<u32>,
+    logprobs: Vec<TokenLogprobs>,
+}
+
+impl Output {
+    /// The tokens, and what the runner's words tell of them: so many words each, or none.
+    fn new(tokens: &[u32], words: &[u32], each: usize) -> Self {
+        let told = words.chunks_exact(each.max(1)).take(tokens.len());
+        let logprobs = told.filter_map(TokenLogprobs::unpack).collect();
+        Self { tokens: tokens.to_vec(), logprobs }
+    }
 }
 
 /// The requests of one model in memory, and the rows they run in.
@@ -109,7 +127,7 @@ impl Model {
         };
         let found = request.is_some();
         if let Some(request) = request {
-            self.end(request, Vec::new(), Finish::Aborted, events);
+            self.end(request, Output::default(), Finish::Aborted, events);
         }
         found
     }
@@ -120,7 +138,7 @@ impl Model {
         if let Some(at) = self.waiting.iter().position(never_ran)
             && let Some(request) = self.waiting.remove(at)
         {
-            self.end(request, Vec::new(), Finish::Expired, events);
+            self.end(request, Output::default(), Finish::Expired, events);
         }
     }
 
@@ -129,20 +147,26 @@ impl Model {
         let waiting = std::mem::take(&mut self.waiting);
         let running = std::mem::take(&mut self.running);
         for request in running.into_iter().chain(waiting) {
-            self.end(request, Vec::new(), finish.clone(), events);
+            self.end(request, Output::default(), finish.clone(), events);
         }
     }
 
     fn end(
         &mut self,
         mut request: Request,
-        tokens: Vec<u32>,
+        output: Output,
         finish: Finish,
         events: &mut Vec<Event>,
     ) {
         self.drafting.remember(&request);
         self.kv.retire(&mut request);
-        events.push(Event { request: request.id, tokens, end: Some((finish, request.stats)) });
+        let Output { tokens, logprobs } = output;
+        events.push(Event {
+            request: request.id,
+            tokens,
+            logprobs,
+            end: Some((finish, request.stats)),
+        });
     }
 
     /// Decide the next step; `None` when there is nothing to run and nothing to free.
@@ -257,7 +281,8 @@ impl Model {
         events: &mut Vec<Event>,
     ) {
         let mut samplers = plan.samplers.iter().zip(&outcome.accepted);
-        let mut ended: Vec<(usize, Vec<u32>, Finish)> = Vec::new();
+        let mut logprobs = outcome.logprobs.as_slice();
+        let mut ended: Vec<(usize, Output, Finish)> = Vec::new();
         for planned in &plan.rows {
             let request = &mut self.running[planned.index];
             request.num_computed += planned.num_new;
@@ -272,18 +297,25 @@ impl Model {
             request.num_computed += kept;
             self.drafting.settle(request, &planned.drafts, kept as usize);
             let (taken, finish) = request.append(generated);
-            let tokens = generated[..taken].to_vec();
+            let own;
+            (own, logprobs) = logprobs.split_at(sampler.all_logprob_words());
+            let output = Output::new(&generated[..taken], own, sampler.logprob_words());
             match finish {
-                Some(finish) => ended.push((planned.index, tokens, finish)),
-                None => events.push(Event { request: request.id, tokens, end: None }),
+                Some(finish) => ended.push((planned.index, output, finish)),
+                None => events.push(Event {
+                    request: request.id,
+                    tokens: output.tokens,
+                    logprobs: output.logprobs,
+                    end: None,
+                }),
             }
         }
         for planned in &plan.rows {
             self.kv.publish(&self.running[planned.index]);
         }
-        for (index, tokens, finish) in ended.into_iter().rev() {
+        for (index, output, finish) in ended.into_iter().rev() {
             let request = self.running.remove(index);
-            self.end(request, tokens, finish, events);
+            self.end(request, output, finish, events);
         }
         self.drafting.observe_cost(plan, ms);
         self.observe_pace(plan, ms);
@@ -315,7 +347,8 @@ impl Model {
                 let mut request = self.running.remove(index);
                 self.kv.release(&mut request);
                 if ends {
-                    self.end(request, Vec::new(), Finish::Failed(message.to_owned()), events);
+                    let failed = Finish::Failed(message.to_owned());
+                    self.end(request, Output::default(), failed, events);
                 } else {
                     self.put_back(request);
                 }

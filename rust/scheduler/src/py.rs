@@ -223,6 +223,7 @@ struct PySampling {
     allowed: Option<Vec<u32>>,
     banned: Vec<Vec<u32>>,
     min_tokens: u32,
+    logprobs: Option<u32>,
 }
 
 impl From<PySampling> for Sampling {
@@ -247,6 +248,7 @@ impl From<PySampling> for Sampling {
             allowed: asked.allowed,
             banned: asked.banned,
             min_tokens: asked.min_tokens,
+            logprobs: asked.logprobs,
         }
     }
 }
@@ -260,14 +262,17 @@ fn py_drafters(models: &[SpeculationStats]) -> Vec<(&'static str, u64, u64)> {
     Drafter::ALL.iter().map(|&it| (it.name(), sum(it).0, sum(it).1)).collect()
 }
 
-/// (request, tokens, end); end is (reason, message, queued seconds, preemptions, cached prompt
-/// tokens, draft tokens, steps by accepted drafts, draft tokens of the client's prediction verified
-/// and kept).
-type PyEvent = (u64, Vec<u32>, Option<PyEnd>);
+/// (request, tokens, logprobs, end); logprobs are (of the token, [(token, logprob)]); end is
+/// (reason, message, queued seconds, preemptions, cached prompt tokens, draft tokens, steps by
+/// accepted drafts, draft tokens of the client's prediction verified and kept).
+type PyEvent = (u64, Vec<u32>, Vec<PyLogprobs>, Option<PyEnd>);
+type PyLogprobs = (f32, Vec<(u32, f32)>);
 type PyEnd = (&'static str, String, f64, u32, u32, u32, Vec<u32>, (u32, u32));
 
 fn py_event(event: Event) -> PyEvent {
-    (event.request.0, event.tokens, event.end.map(|(finish, stats)| py_end(finish, stats)))
+    let logprobs = event.logprobs.into_iter().map(|it| (it.logprob, it.top)).collect();
+    let end = event.end.map(|(finish, stats)| py_end(finish, stats));
+    (event.request.0, event.tokens, logprobs, end)
 }
 
 fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
@@ -302,7 +307,7 @@ impl Runner for PyRunner {
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
         let words = plan.pack();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let num_rows = plan.samplers.len();
+        let (num_rows, num_sampled) = (plan.samplers.len(), plan.sampled.len());
         Python::attach(|py| {
             let packed = PyBytes::new(py, &bytes);
             let answer = self.runner.bind(py).call_method1("step", (packed,))?;
@@ -310,8 +315,9 @@ impl Runner for PyRunner {
             if accepted.len() < num_rows {
                 return Err(PyValueError::new_err("the runner's answer is too short"));
             }
-            let tokens = accepted.split_off(num_rows);
-            Ok(StepOutcome { accepted, tokens })
+            let mut tokens = accepted.split_off(num_rows);
+            let logprobs = tokens.split_off(num_sampled.min(tokens.len()));
+            Ok(StepOutcome { accepted, tokens, logprobs })
         })
         .map_err(|error: PyErr| error.to_string())
     }

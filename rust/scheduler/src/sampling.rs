@@ -25,6 +25,8 @@ pub struct Sampling {
     pub banned: Vec<Vec<u32>>,
     /// No stop token is drawn before this many tokens were generated.
     pub min_tokens: u32,
+    /// Report how likely each token was, and this many alternatives; `None` reports nothing.
+    pub logprobs: Option<u32>,
 }
 
 impl Default for Sampling {
@@ -41,6 +43,7 @@ impl Default for Sampling {
             allowed: None,
             banned: Vec::new(),
             min_tokens: 0,
+            logprobs: None,
         }
     }
 }

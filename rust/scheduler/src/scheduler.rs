@@ -70,7 +70,12 @@ impl Scheduler {
             if let Some(at) = entry.early.iter().position(|request| request.id() == id) {
                 let request = entry.early.remove(at);
                 let end = Some((Finish::Aborted, request.stats));
-                events.push(Event { request: request.id, tokens: Vec::new(), end });
+                events.push(Event {
+                    request: request.id,
+                    tokens: Vec::new(),
+                    logprobs: Vec::new(),
+                    end,
+                });
                 return true;
             }
             entry.model.as_mut().is_some_and(|model| model.abort(id, events))
@@ -83,7 +88,12 @@ impl Scheduler {
             if let Some(at) = entry.early.iter().position(|request| request.id() == id) {
                 let request = entry.early.remove(at);
                 let end = Some((Finish::Expired, request.stats));
-                events.push(Event { request: request.id, tokens: Vec::new(), end });
+                events.push(Event {
+                    request: request.id,
+                    tokens: Vec::new(),
+                    logprobs: Vec::new(),
+                    end,
+                });
             }
             if let Some(model) = &mut entry.model {
                 model.expire(id, events);
@@ -96,7 +106,12 @@ impl Scheduler {
         for entry in &mut self.entries {
             for request in std::mem::take(&mut entry.early) {
                 let end = Some((finish.clone(), request.stats));
-                events.push(Event { request: request.id, tokens: Vec::new(), end });
+                events.push(Event {
+                    request: request.id,
+                    tokens: Vec::new(),
+                    logprobs: Vec::new(),
+                    end,
+                });
             }
             if let Some(model) = &mut entry.model {
                 model.end_all(finish, events);
@@ -196,5 +211,5 @@ impl Scheduler {
 
 fn failed(request: &Request, message: &str) -> Event {
     let end = Some((Finish::Failed(message.to_owned()), request.stats.clone()));
-    Event { request: request.id(), tokens: Vec::new(), end }
+    Event { request: request.id(), tokens: Vec::new(), logprobs: Vec::new(), end }
 }

@@ -174,6 +174,8 @@ class FakeEngine:
         self.predicted = (0, 0)
         self.reports: list[SpeculationReport] = []
         self.refusal: MlxspecError | Exception | None = None
+        self.scripts: list[Sequence[Step]] = []
+        """Played first, one each, before `script`."""
         self.requests: list[GenerationRequest] = []
         self.generations: list[FakeGeneration] = []
         self.accepted: asyncio.Queue[FakeGeneration] = asyncio.Queue()
@@ -259,13 +261,17 @@ class FakeEngine:
     def speculation(self) -> list[SpeculationReport]:
         return self.reports
 
+    async def submit_copies(self, request: GenerationRequest, copies: int) -> list[FakeGeneration]:
+        return [await self.submit(request) for _ in range(copies)]
+
     async def submit(self, request: GenerationRequest) -> FakeGeneration:
         await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
         self._known(request.model)
         self.requests.append(request)
-        generation = FakeGeneration(self.script, self.finish, self.stopped_by)
+        script = self.scripts.pop(0) if self.scripts else self.script
+        generation = FakeGeneration(script, self.finish, self.stopped_by)
         generation.predicted = self.predicted
         self.generations.append(generation)
         self.accepted.put_nowait(generation)

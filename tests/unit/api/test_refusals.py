@@ -22,16 +22,13 @@ from mlxspec.errors import (
 )
 
 UNSUPPORTED_CHAT = {
-    "n": 3,
-    "logprobs": True,
-    "top_logprobs": 2,
     "response_format": {"type": "json_object"},
     "tool_choice": "required",
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
 }
 
-UNSUPPORTED_COMPLETION = {"n": 2, "best_of": 2, "suffix": "end", "logprobs": 0}
+UNSUPPORTED_COMPLETION = {"suffix": "end"}
 
 VIOLATIONS = [
     ({"messages": []}, "messages"),
@@ -71,6 +68,8 @@ VIOLATIONS = [
     ({"stream_format": "xml"}, "stream_format"),
     ({"speculative": True}, "speculative"),
     ({"n": 0}, "n"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"model": ""}, "model"),
     ({"model": None}, "model"),
 ]
@@ -108,9 +107,19 @@ def test_unsupported_completion_features_are_refused_by_name(
     assert "not supported" in message
 
 
-def test_the_way_out_repeats_the_number(client: TestClient[Any]) -> None:
-    response = client.post(CHAT, json=chat(n=3))
-    assert assert_error(response, 400, "n") == "n=3 is not supported: send 3 requests"
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"echo": True, "logprobs": 0}, "logprobs"),
+    ],
+)
+def test_contradictions_are_named(
+    client: TestClient[Any], engine: FakeEngine, fields: dict[str, Any], param: str
+) -> None:
+    assert_error(client.post(COMPLETIONS, json=completion(**fields)), 400, param)
+    assert engine.requests == []
 
 
 @pytest.mark.parametrize(

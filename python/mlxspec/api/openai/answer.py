@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
+from math import inf
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from litestar.connection import Request
 from litestar.response import Response, Stream
 from msgspec import UNSET, Struct
 
-from mlxspec.api.answer import complete, open_generation, send_stream, send_whole
+from mlxspec.api.answer import Completed, complete, open_generations, send_stream, send_whole
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai.params import CommonParams
 from mlxspec.api.openai.schema import TokenUsage
@@ -17,6 +19,15 @@ from mlxspec.api.openai.wording import Metrics, Wording
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import choose_framing, merge
 from mlxspec.engine.request import GenerationRequest
+
+
+class Wanted(NamedTuple):
+    """What is to be generated: `copies` of each request with seeds of their own, and how many of
+    them, the likeliest ones if not all, become choices."""
+
+    requests: Sequence[GenerationRequest]
+    copies: int
+    kept: int
 
 
 class Answerer:
@@ -30,20 +41,26 @@ class Answerer:
         self,
         request: Request[Any, Any, Any],
         params: CommonParams,
-        wanted: Sequence[GenerationRequest],
+        wanted: Wanted,
         wording: Wording,
     ) -> Response[bytes] | Stream:
-        """One choice per wanted generation; raises what `submit` raises before a byte is sent."""
+        """One choice per kept generation; raises what `submit` raises before a byte is sent."""
         Exchange.of(request).facts.update(model=params.model, stream=bool(params.stream))
-        generations = [await open_generation(self._engine, request, one) for one in wanted]
+        generations: list[GenerationLike] = []
+        for one in wanted.requests:
+            generations += await open_generations(self._engine, request, one, wanted.copies)
         if not params.stream:
-            return await send_whole(request, _whole(generations, wording))
+            return await send_whole(request, _whole(generations, wanted, wording))
         framing = choose_framing(request.headers.get("accept", ""), params.stream_format)
         with_usage = bool(params.stream_options and params.stream_options.include_usage)
-        return send_stream(request, self._chunks(generations, wording, with_usage), framing)
+        return send_stream(request, self._chunks(generations, wanted, wording, with_usage), framing)
 
     async def _chunks(
-        self, generations: Sequence[GenerationLike], wording: Wording, with_usage: bool
+        self,
+        generations: Sequence[GenerationLike],
+        wanted: Wanted,
+        wording: Wording,
+        with_usage: bool,
     ) -> AsyncGenerator[Struct | None]:
         """The stream's chunks in order; None where the client should hear that we live."""
         for index in range(len(generations)):
@@ -61,17 +78,35 @@ class Answerer:
                     metrics = UNSET if with_usage else _the_metrics(generations)
                     yield wording.finish(index, delta.finish_reason, metrics)
         if with_usage:
-            yield wording.usage(_the_usage(generations), _the_metrics(generations))
+            yield wording.usage(_the_usage(generations, wanted), _the_metrics(generations))
 
 
-async def _whole(generations: Sequence[GenerationLike], wording: Wording) -> Struct:
+async def _whole(generations: Sequence[GenerationLike], wanted: Wanted, wording: Wording) -> Struct:
     """The answer, when all generations have ended."""
-    choices = await asyncio.gather(*(complete(generation) for generation in generations))
-    return wording.whole(choices, _the_usage(generations), _the_metrics(generations))
+    texts = await asyncio.gather(*(complete(generation) for generation in generations))
+    choices = _kept(texts, wanted)
+    return wording.whole(choices, _the_usage(generations, wanted), _the_metrics(generations))
 
 
-def _the_usage(generations: Sequence[GenerationLike]) -> TokenUsage:
-    return TokenUsage.total([generation.usage for generation in generations])
+def _kept(texts: Sequence[Completed], wanted: Wanted) -> list[Completed]:
+    """Of each request's copies those with the highest mean logprob, likeliest first."""
+    if wanted.kept == wanted.copies:
+        return list(texts)
+    starts = range(0, len(texts), wanted.copies)
+    groups = [texts[start : start + wanted.copies] for start in starts]
+    return [
+        text
+        for group in groups
+        for text in sorted(group, key=_mean_logprob, reverse=True)[: wanted.kept]
+    ]
+
+
+def _mean_logprob(text: Completed) -> float:
+    return fmean([token.chosen.logprob for token in text.logprobs] or [-inf])
+
+
+def _the_usage(generations: Sequence[GenerationLike], wanted: Wanted) -> TokenUsage:
+    return TokenUsage.total([generation.usage for generation in generations], wanted.copies)
 
 
 def _the_metrics(generations: Sequence[GenerationLike]) -> Metrics:

@@ -15,8 +15,9 @@ from mlxspec.api.answer import Completed
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai import refusals
-from mlxspec.api.openai.answer import Answerer
+from mlxspec.api.openai.answer import Answerer, Wanted
 from mlxspec.api.openai.convert import chat_request
+from mlxspec.api.openai.logprobs import ChatLogprobs
 from mlxspec.api.openai.params import ChatParams
 from mlxspec.api.openai.schema import (
     AssistantMessage,
@@ -31,7 +32,7 @@ from mlxspec.api.openai.tool_calls import chat_deltas, whole_call
 from mlxspec.api.openai.wording import Metrics
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.stream import NDJSON, SSE
-from mlxspec.engine.request import Delta, FinishReason
+from mlxspec.engine.request import Delta, FinishReason, TokenLogprobs
 
 DECODER = msgspec.json.Decoder(ChatParams)
 
@@ -54,7 +55,8 @@ def chat_route(answerer: Answerer) -> HTTPRouteHandler:
         params = await read_json(request, DECODER)
         refusals.refuse_unsupported(params, refusals.CHAT)
         wording = ChatWording.of(params, Exchange.of(request).id)
-        return await answerer.answer(request, params, [chat_request(params)], wording)
+        wanted = Wanted([chat_request(params)], params.n or 1, params.n or 1)
+        return await answerer.answer(request, params, wanted, wording)
 
     return create_chat_completion
 
@@ -67,13 +69,18 @@ class ChatWording(Struct, frozen=True):
     model: str
     no_usage: UnsetType | None
     """`usage` of chunks without one: null if the client asked for usage, else left out."""
+    with_logprobs: bool
 
     @classmethod
     def of(cls, params: ChatParams, request_id: str) -> Self:
         """The wording for one request, dated now."""
         asked = bool(params.stream_options and params.stream_options.include_usage)
         return cls(
-            f"chatcmpl-{request_id}", int(time.time()), params.model, None if asked else UNSET
+            f"chatcmpl-{request_id}",
+            int(time.time()),
+            params.model,
+            None if asked else UNSET,
+            bool(params.logprobs),
         )
 
     def opening(self, index: int) -> ChatChunk:
@@ -82,7 +89,12 @@ class ChatWording(Struct, frozen=True):
 
     def news(self, index: int, delta: Delta) -> list[ChatChunk]:
         """New text, new reasoning, or a tool call: first its name, then its arguments."""
-        return [self._chunk(index, new) for new in chat_deltas(delta)]
+        pieces = list(chat_deltas(delta)) or ([ChatDelta(content="")] if delta.logprobs else [])
+        told = [delta.logprobs] + [()] * len(pieces)
+        return [
+            self._chunk(index, piece, logprobs=logprobs)
+            for piece, logprobs in zip(pieces, told, strict=False)
+        ]
 
     def finish(self, index: int, reason: FinishReason, metrics: Metrics | UnsetType) -> ChatChunk:
         """An empty delta and the reason."""
@@ -107,7 +119,7 @@ class ChatWording(Struct, frozen=True):
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[_choice(index, choice) for index, choice in enumerate(choices)],
+            choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
             usage=usage,
             metrics=metrics,
         )
@@ -118,23 +130,34 @@ class ChatWording(Struct, frozen=True):
         delta: ChatDelta,
         reason: FinishReason | None = None,
         metrics: Metrics | UnsetType = UNSET,
+        logprobs: Sequence[TokenLogprobs] = (),
     ) -> ChatChunk:
+        choice = ChatChunkChoice(
+            index=index,
+            delta=delta,
+            logprobs=ChatLogprobs.of(logprobs) if logprobs else None,
+            finish_reason=reason,
+        )
         return ChatChunk(
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[ChatChunkChoice(index=index, delta=delta, finish_reason=reason)],
+            choices=[choice],
             usage=self.no_usage,
             metrics=metrics,
         )
 
-
-def _choice(index: int, completed: Completed) -> ChatChoice:
-    reasoning = completed.reasoning or UNSET
-    message = AssistantMessage(
-        content=None if completed.calls and not completed.text else completed.text,
-        reasoning_content=reasoning,
-        reasoning=reasoning,
-        tool_calls=[whole_call(call) for call in completed.calls] or UNSET,
-    )
-    return ChatChoice(index=index, message=message, finish_reason=completed.finish_reason)
+    def _choice(self, index: int, completed: Completed) -> ChatChoice:
+        reasoning = completed.reasoning or UNSET
+        message = AssistantMessage(
+            content=None if completed.calls and not completed.text else completed.text,
+            reasoning_content=reasoning,
+            reasoning=reasoning,
+            tool_calls=[whole_call(call) for call in completed.calls] or UNSET,
+        )
+        return ChatChoice(
+            index=index,
+            message=message,
+            logprobs=ChatLogprobs.of(completed.logprobs) if self.with_logprobs else None,
+            finish_reason=completed.finish_reason,
+        )

@@ -15,14 +15,15 @@ from mlxspec.api.answer import Completed
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai import refusals
-from mlxspec.api.openai.answer import Answerer
+from mlxspec.api.openai.answer import Answerer, Wanted
 from mlxspec.api.openai.convert import completion_requests
+from mlxspec.api.openai.logprobs import TextLogprobs
 from mlxspec.api.openai.params import CompletionParams
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
 from mlxspec.api.openai.wording import Metrics
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.stream import NDJSON, SSE
-from mlxspec.engine.request import Delta, FinishReason, GenerationRequest
+from mlxspec.engine.request import Delta, FinishReason, GenerationRequest, TokenLogprobs
 from mlxspec.errors import BadRequestError
 
 DECODER = msgspec.json.Decoder(CompletionParams)
@@ -45,11 +46,26 @@ def completions_route(answerer: Answerer) -> HTTPRouteHandler:
         """Continue one text or many, one choice each: whole, or as a stream of chunks."""
         params = await read_json(request, DECODER)
         refusals.refuse_unsupported(params, refusals.COMPLETION)
-        wanted = completion_requests(params)
-        wording = CompletionWording.of(params, wanted, Exchange.of(request).id)
+        wanted = wanted_texts(params)
+        wording = CompletionWording.of(params, wanted.requests, Exchange.of(request).id)
         return await answerer.answer(request, params, wanted, wording)
 
     return create_completion
+
+
+def wanted_texts(params: CompletionParams) -> Wanted:
+    """What is to be generated; BadRequestError names the field at fault."""
+    kept = params.n or 1
+    best_of = kept if params.best_of is None else params.best_of
+    if best_of < kept or (best_of > kept and params.stream):
+        way = "it must not be below n, and a stream cannot choose: send best_of equal to n"
+        raise BadRequestError(f"best_of={best_of} with n={kept}: {way}", param="best_of")
+    if params.echo and params.logprobs is not None:
+        raise BadRequestError(
+            "logprobs of an echoed prompt are not supported: leave out echo or logprobs",
+            param="logprobs",
+        )
+    return Wanted(completion_requests(params), best_of, kept)
 
 
 class CompletionWording(Struct, frozen=True):
@@ -62,6 +78,7 @@ class CompletionWording(Struct, frozen=True):
     """What each choice begins with: its prompt if the client asked for it, else nothing."""
     no_usage: UnsetType | None
     """`usage` of chunks without one: null if the client asked for usage, else left out."""
+    with_logprobs: bool
 
     @classmethod
     def of(
@@ -69,12 +86,14 @@ class CompletionWording(Struct, frozen=True):
     ) -> Self:
         """The wording for one request, dated now; BadRequestError if ids shall be echoed."""
         asked = bool(params.stream_options and params.stream_options.include_usage)
+        echoes = [_echo(request) if params.echo else "" for request in wanted]
         return cls(
             f"cmpl-{request_id}",
             int(time.time()),
             params.model,
-            [_echo(request) if params.echo else "" for request in wanted],
+            [echo for echo in echoes for _ in range(params.n or 1)],
             None if asked else UNSET,
+            params.logprobs is not None,
         )
 
     def opening(self, index: int) -> TextCompletion | None:
@@ -83,7 +102,9 @@ class CompletionWording(Struct, frozen=True):
 
     def news(self, index: int, delta: Delta) -> list[TextCompletion]:
         """New text."""
-        return [self._chunk(index, delta.text)] if delta.text else []
+        if not (delta.text or delta.logprobs):
+            return []
+        return [self._chunk(index, delta.text, logprobs=delta.logprobs)]
 
     def finish(
         self, index: int, reason: FinishReason, metrics: Metrics | UnsetType
@@ -100,10 +121,20 @@ class CompletionWording(Struct, frozen=True):
     ) -> TextCompletion:
         """The answer that is not streamed."""
         texts = [
-            TextChoice(index=index, text=echo + choice.text, finish_reason=choice.finish_reason)
+            TextChoice(
+                index=index,
+                text=echo + choice.text,
+                logprobs=TextLogprobs.of(choice.logprobs, len(echo))
+                if self.with_logprobs
+                else None,
+                finish_reason=choice.finish_reason,
+            )
             for index, (echo, choice) in enumerate(zip(self.echoes, choices, strict=True))
         ]
         return self._answer(texts, usage, metrics)
+
+    def _logprobs(self, choice: Completed, start: int) -> TextLogprobs | None:
+        return TextLogprobs.of(choice.logprobs, start) if self.with_logprobs else None
 
     def _chunk(
         self,
@@ -111,8 +142,15 @@ class CompletionWording(Struct, frozen=True):
         text: str,
         reason: FinishReason | None = None,
         metrics: Metrics | UnsetType = UNSET,
+        logprobs: Sequence[TokenLogprobs] = (),
     ) -> TextCompletion:
-        choice = TextChoice(index=index, text=text, finish_reason=reason)
+        start = len(self.echoes[index])
+        choice = TextChoice(
+            index=index,
+            text=text,
+            logprobs=TextLogprobs.of(logprobs, start) if logprobs else None,
+            finish_reason=reason,
+        )
         return self._answer([choice], self.no_usage, metrics)
 
     def _answer(

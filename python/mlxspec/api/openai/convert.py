@@ -30,10 +30,17 @@ def chat_request(params: ChatParams) -> GenerationRequest:
     max_tokens = params.max_completion_tokens
     if max_tokens is None:
         max_tokens = params.max_tokens
+    if params.top_logprobs and not params.logprobs:
+        raise BadRequestError(
+            "top_logprobs needs logprobs: send logprobs true, too", param="top_logprobs"
+        )
     messages = [_message(message, at) for at, message in enumerate(params.messages)]
     prediction = params.prediction
     predicted = "" if prediction is None else _text(prediction.content, "prediction.content")
-    return _request(params, messages, max_tokens, chat_options(params), predicted)
+    logprobs = params.top_logprobs or 0 if params.logprobs else None
+    return _request(
+        params, messages, max_tokens, logprobs, chat=chat_options(params), prediction=predicted
+    )
 
 
 def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
@@ -41,20 +48,25 @@ def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
     max_tokens = params.max_tokens
     if max_tokens is None:
         max_tokens = DEFAULT_COMPLETION_TOKENS
-    return [_request(params, prompt, max_tokens) for prompt in _prompts(params)]
+    logprobs = params.logprobs
+    if logprobs is None and (params.best_of or 1) > (params.n or 1):
+        logprobs = 0  # the likeliest are to be chosen
+    return [_request(params, prompt, max_tokens, logprobs) for prompt in _prompts(params)]
 
 
 def _request(
     params: CommonParams,
     prompt: list[Message] | str | list[int],
     max_tokens: int | None,
+    logprobs: int | None,
+    *,
     chat: ChatOptions = PLAIN_CHAT,
     prediction: str = "",
 ) -> GenerationRequest:
     return GenerationRequest(
         model=params.model,
         prompt=prompt,
-        sampling=_sampling(params),
+        sampling=_sampling(params, logprobs),
         max_tokens=num_tokens(max_tokens),
         min_tokens=_min_tokens(params, max_tokens),
         stop=stop_strings(_stops(params), "stop"),
@@ -67,7 +79,7 @@ def _request(
     )
 
 
-def _sampling(params: CommonParams) -> SamplingParams:
+def _sampling(params: CommonParams, logprobs: int | None) -> SamplingParams:
     return SamplingParams(
         temperature=1.0 if params.temperature is None else params.temperature,
         top_p=1.0 if params.top_p is None else params.top_p,
@@ -82,6 +94,7 @@ def _sampling(params: CommonParams) -> SamplingParams:
         logit_bias=_logit_bias(params.logit_bias or {}),
         allowed_token_ids=tuple(params.allowed_token_ids) if params.allowed_token_ids else None,
         bad_words=tuple(params.bad_words or ()),
+        logprobs=logprobs,
     )
 
 

@@ -1,6 +1,6 @@
 """What a request may ask of OpenAI's API and not of this server: refused by name.
 
-Values that ask for nothing (n=1) pass. A feature that gets built
+Values that ask for nothing pass. A feature that gets built
 loses its line here.
 """
 
@@ -21,10 +21,6 @@ class Refusal(NamedTuple):
     text: str
 
 
-def _more_than_one(value: int) -> bool:
-    return value > 1
-
-
 def _not_text(value: Any) -> bool:
     return bool(value.type != "text")
 
@@ -43,17 +39,7 @@ def _not_only_text(value: list[str]) -> bool:
     return any(modality != "text" for modality in value)
 
 
-def _given(_value: int) -> bool:
-    """For fields that ask even with 0."""
-    return True
-
-
-COMMON = (Refusal("n", _more_than_one, "n={value} is not supported: send {value} requests"),)
-
 CHAT = (
-    *COMMON,
-    Refusal("logprobs", bool, "logprobs is not supported: leave it out"),
-    Refusal("top_logprobs", bool, "top_logprobs={value} is not supported: leave it out"),
     Refusal(
         "response_format",
         _not_text,
@@ -74,9 +60,6 @@ CHAT = (
 )
 
 COMPLETION = (
-    *COMMON,
-    Refusal("logprobs", _given, "logprobs={value} is not supported: leave it out"),
-    Refusal("best_of", _more_than_one, "best_of={value} is not supported: send {value} requests"),
     Refusal("suffix", bool, "suffix is not supported: put the whole text into the prompt"),
 )
 

@@ -1,10 +1,12 @@
 """OpenAI's answers, as they go on the wire: encoded once, by `api.stream.encode`."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from msgspec import UNSET, Struct, UnsetType
 
 from mlxspec import __version__
+from mlxspec.api.openai.logprobs import ChatLogprobs, TextLogprobs
 from mlxspec.engine.request import FinishReason, RequestMetrics, Usage
 
 SYSTEM_FINGERPRINT = f"mlxspec-{__version__}"
@@ -34,9 +36,9 @@ class TokenUsage(Struct, frozen=True):
     completion_tokens_details: CompletionTokensDetails
 
     @classmethod
-    def total(cls, usages: list[Usage]) -> Self:
-        """The sum over all choices of one answer."""
-        prompt = sum(usage.prompt_tokens for usage in usages)
+    def total(cls, usages: Sequence[Usage], copies: int = 1) -> Self:
+        """The sum over all choices of one answer; `copies` neighbours share a prompt."""
+        prompt = sum(usage.prompt_tokens for usage in usages[::copies])
         completion = sum(usage.completion_tokens for usage in usages)
         details = CompletionTokensDetails(
             reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
@@ -80,7 +82,7 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
 
 
@@ -112,7 +114,7 @@ class ChatChunkChoice(Struct, frozen=True, kw_only=True):
 
     index: int
     delta: ChatDelta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -134,7 +136,7 @@ class TextChoice(Struct, frozen=True, kw_only=True):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
