@@ -55,6 +55,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def byte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model over bytes and an end; its vocabulary is longer than theirs, as often."""
+    return save_tiny_model(tmp_path_factory.mktemp("bytes"), TINY_CONFIG | {"vocab_size": 264})
+
+
+@pytest.fixture(scope="session")
 def windowed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model whose first layer sees the last 24 tokens only."""
     layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 24}

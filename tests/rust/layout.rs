@@ -193,7 +193,7 @@ fn a_packed_step_has_a_word_for_everything_in_it() {
     assert_eq!(words[..8], [[0].as_slice(), &sizes.map(|it| it as u32), &[0]].concat());
     let [ops, rects, tokens, samplers, sampled, edits] = sizes;
     let fixed = 6 * (ops + rects + edits);
-    assert_eq!(words.len(), 8 + fixed + 9 * samplers + 2 * tokens + 3 * sampled);
+    assert_eq!(words.len(), 8 + fixed + 10 * samplers + 2 * tokens + 3 * sampled);
     let first_token = 8 + 6 * (ops + rects);
     assert_eq!(words[first_token..first_token + tokens], plan.tokens);
 }

@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mlxspec import _scheduler
 from mlxspec.config import Config
@@ -29,17 +30,19 @@ from mlxspec.engine.request import (
     ModelCard,
 )
 from mlxspec.engine.runner import Runner
-from mlxspec.engine.sampling import seeded_copies, stop_tokens, token_sampling
+from mlxspec.engine.sampling import TokenSampling, seeded_copies, stop_tokens, token_sampling
 from mlxspec.engine.speculation import SpeculationReport
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import (
     BadRequestError,
     ContextLengthError,
+    MlxspecError,
     ModelNotFoundError,
     QueueFullError,
     UnavailableError,
 )
 from mlxspec.model.store import StoredModel, describe
+from mlxspec.speculative.constrain import Constraint
 
 log = structlog.get_logger()
 
@@ -78,6 +81,13 @@ class Counters(Struct, frozen=True, kw_only=True):
     num_accepted_tokens: int
     accepted_per_pos: list[int]
     drafters: list[tuple[str, int, int]]
+
+
+class Encoded(NamedTuple):
+    """A request's texts as tokens."""
+
+    prompt: list[int]
+    prediction: list[int]
 
 
 class ServedModel:
@@ -203,11 +213,15 @@ class Engine:
         """
         index = self._find(request.model)
         tokenizer = self._tokenizer(index)
-        prompt, prediction = await asyncio.to_thread(_encode, tokenizer, request)
+        encoded = await asyncio.to_thread(_encode, tokenizer, request)
+        constraint = None
+        if request.grammar is not None:
+            constraint = await tokenizer.grammars.compile(request.grammar)
         generations = []
         with ExitStack() as unless_all_run:
             for copy in seeded_copies(request, copies):
-                generation = self._submit(copy, index, tokenizer, prompt, prediction)
+                own = None if constraint is None else constraint.copy()
+                generation = self._submit(copy, index, tokenizer, encoded, own)
                 unless_all_run.callback(generation.close)
                 generations.append(generation)
             unless_all_run.pop_all()
@@ -259,21 +273,56 @@ class Engine:
         request: GenerationRequest,
         index: int,
         tokenizer: Tokenizer,
-        prompt: list[int],
-        prediction: list[int],
+        encoded: Encoded,
+        constraint: Constraint | None,
     ) -> Generation:
-        self._admission.check(len(prompt))
+        self._admission.check(len(encoded.prompt))
         stops = stop_tokens(request, tokenizer)
         sampling = token_sampling(request, tokenizer, stops)
+        constraints = self._runner.constraints(index)
+        if constraints is None:
+            raise self._still_loading(self._models[index])
+        key = 0 if constraint is None else constraints.add(constraint)
         try:
-            request_id = self._scheduler.submit(
+            sampling = replace(sampling, constraint=key)
+            request_id = self._queue(request, index, encoded, stops, sampling)
+        except MlxspecError:
+            constraints.drop(key)
+            raise
+        generation = Generation(
+            num_prompt_tokens=len(encoded.prompt),
+            output=tokenizer.output(request, encoded.prompt, frozenset(stops)),
+            abort=lambda: self._scheduler.abort(request_id),
+            on_end=lambda: constraints.drop(key),
+            deadlines=lambda fail: Deadlines(
+                self._config.limits,
+                request.timeout_seconds,
+                expire=lambda: self._scheduler.expire(request_id),
+                fail=fail,
+            ),
+        )
+        self._admission.entered(request_id, len(encoded.prompt))
+        self._generations[request_id] = generation
+        return generation
+
+    def _queue(
+        self,
+        request: GenerationRequest,
+        index: int,
+        encoded: Encoded,
+        stops: list[int],
+        sampling: TokenSampling,
+    ) -> int:
+        """Hand a request to the scheduler; returns its id, or raises what the client is to see."""
+        try:
+            return self._scheduler.submit(
                 model=index,
-                prompt=prompt,
+                prompt=encoded.prompt,
                 max_tokens=request.max_tokens,
                 stop_tokens=stops,
                 sampling=sampling,
                 speculate=request.speculative and self._config.speculation.enabled,
-                prediction=prediction,
+                prediction=encoded.prediction,
                 cache_salt=request.cache_salt,
             )
         except _scheduler.PromptTooLongError as error:
@@ -290,20 +339,6 @@ class Engine:
             raise self._still_loading(self._models[index]) from None
         except ValueError as error:
             raise BadRequestError(str(error)) from None
-        generation = Generation(
-            num_prompt_tokens=len(prompt),
-            output=tokenizer.output(request, prompt, frozenset(stops)),
-            abort=lambda: self._scheduler.abort(request_id),
-            deadlines=lambda fail: Deadlines(
-                self._config.limits,
-                request.timeout_seconds,
-                expire=lambda: self._scheduler.expire(request_id),
-                fail=fail,
-            ),
-        )
-        self._admission.entered(request_id, len(prompt))
-        self._generations[request_id] = generation
-        return generation
 
     def _still_loading(self, model: ServedModel) -> UnavailableError:
         return UnavailableError(
@@ -341,10 +376,10 @@ class Engine:
         model.state = state
 
 
-def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> tuple[list[int], list[int]]:
-    """The prompt's tokens and the prediction's. Off the event loop: long texts take their time."""
+def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> Encoded:
+    """Off the event loop: long texts take their time."""
     prompt = tokenizer.encode(request.prompt, request.chat)
-    return prompt, tokenizer.encode_answer(request.prediction)
+    return Encoded(prompt, tokenizer.encode_answer(request.prediction))
 
 
 def _suffix_dir(config: Config) -> str | None:

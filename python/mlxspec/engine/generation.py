@@ -17,7 +17,7 @@ from mlxspec.engine.request import (
     SpeculationMetrics,
     Usage,
 )
-from mlxspec.errors import EngineError, MlxspecError, QueueTimeoutError
+from mlxspec.errors import BadRequestError, EngineError, MlxspecError, QueueTimeoutError
 
 
 class End(NamedTuple):
@@ -35,7 +35,10 @@ class End(NamedTuple):
 
 
 class Generation:
-    """Event loop only. Iterate for deltas; `close` at any time frees the request's memory."""
+    """Event loop only. Iterate for deltas; `close` at any time frees the request's memory.
+
+    on_end: called once, when the scheduler tells of the end; why the grammar was given up, if so.
+    """
 
     def __init__(
         self,
@@ -43,10 +46,13 @@ class Generation:
         num_prompt_tokens: int,
         output: Output,
         abort: Callable[[], None],
+        on_end: Callable[[], str],
         deadlines: Callable[[Callable[[MlxspecError], None]], Deadlines],
     ) -> None:
         """`deadlines` makes the request's timers; they call what they are given when time is up."""
         self._output = output
+        self._on_end = on_end
+        self._gave_up = ""
         self._abort = abort
         self._tokens: deque[int] = deque()
         self._end: End | None = None
@@ -70,6 +76,7 @@ class Generation:
             self._deadlines.first_token()
         if end is not None:
             self._end = end
+            self._gave_up = self._on_end()
             self._deadlines.ended()
         self._news.set()
 
@@ -118,6 +125,8 @@ class Generation:
                 return self._finished("stop")
         if self._end is None:
             return None
+        if self._gave_up:
+            raise BadRequestError(f"the grammar was given up, {self._gave_up}: send a simpler one")
         if self._end.reason == "error":
             raise EngineError(
                 "the request could not be finished: send it again; the server's log has the cause"

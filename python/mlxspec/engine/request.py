@@ -54,16 +54,28 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
 PLAIN_CHAT = ChatOptions()
 
 
+class Grammar(Struct, frozen=True, kw_only=True):
+    """What the output must be: a JSON text of a schema, or all that a regex or a grammar matches.
+
+    source: the schema as JSON, a regular expression (Rust's syntax), or a grammar in llguidance's
+    dialect of Lark. param: the request field it came from, which errors name.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    source: str
+    param: str
+
+
 class GenerationRequest(Struct, frozen=True, kw_only=True):
     """One prompt and how to continue it.
 
     `prompt` is chat messages, raw text, or token ids; `chat` is for messages only. `max_tokens`
     None means: to the end of the context. `stop` strings and tokens end the text before themselves,
     but not before `min_tokens`; `ignore_eos` keeps the model's own stop tokens from ending it.
-    `speculative` False decodes plainly.
-    `prediction` is the answer as the client expects it: it is drafted from, and changes no token.
-    Requests share cached KV, and are drafted from each other's answers, within one `cache_salt`.
-    `timeout_seconds`: how long the whole may take, within the server's own limit.
+    `grammar` is what the text must follow; it ends with the text. `speculative` False decodes
+    plainly. `prediction` is the answer as the client expects it: it is drafted from, and changes no
+    token. Requests share cached KV, and are drafted from each other's answers, within one
+    `cache_salt`. `timeout_seconds`: how long the whole may take, within the server's own limit.
     """
 
     model: str
@@ -73,6 +85,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    grammar: Grammar | None = None
     ignore_eos: bool = False
     speculative: bool = True
     chat: ChatOptions = PLAIN_CHAT

@@ -18,6 +18,7 @@ from mlxspec.model.fingerprint import fingerprint
 from mlxspec.model.kv import KVStore
 from mlxspec.model.load import load
 from mlxspec.speculative.calibrate import measure
+from mlxspec.speculative.constrain import Constraints
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
 from mlxspec.speculative.step import Target, run_step
 from mlxspec.speculative.synthetic import force_acceptance
@@ -127,6 +128,11 @@ class Runner:
         """KV memory of one model: its share of the budget, or of half of what is free now."""
         budget = self._config.kv.memory_bytes or default_kv_bytes(backend_facts())
         return budget // len(self._config.models)
+
+    def constraints(self, model: int) -> Constraints | None:
+        """The grammars of a model's requests; None until it is loaded. Any thread."""
+        target = self._targets.get(model)
+        return None if target is None else target.constraints
 
     def num_slabs(self, model: int) -> int:
         """KV slabs that exist for a loaded model: while it is idle, those of cached rows."""

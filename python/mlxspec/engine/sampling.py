@@ -32,6 +32,7 @@ class TokenSampling(Struct, frozen=True, kw_only=True):
     banned: list[list[int]] = []
     min_tokens: int = 0
     logprobs: int | None = None
+    constraint: int = 0
 
 
 def seeded_copies(request: GenerationRequest, copies: int) -> list[GenerationRequest]:
@@ -46,7 +47,8 @@ def seeded_copies(request: GenerationRequest, copies: int) -> list[GenerationReq
 def stop_tokens(request: GenerationRequest, tokenizer: Tokenizer) -> list[int]:
     """Tokens that end the output: the request's, and the model's unless it ignores them."""
     tokenizer.check_known(request.stop_token_ids, "stop_token_ids")
-    own = [] if request.ignore_eos else tokenizer.stop_tokens
+    goes_on = request.ignore_eos and request.grammar is None
+    own = [] if goes_on else tokenizer.stop_tokens
     return sorted({*own, *request.stop_token_ids})
 
 
@@ -80,6 +82,8 @@ def token_sampling(
         min_tokens=request.min_tokens,
         logprobs=asked.logprobs,
     )
+    if request.grammar is not None:
+        _check_grammar_is_alone(sampling, request.grammar.param)
     _check_some_token_is_left(sampling, stops)
     return sampling
 
@@ -88,6 +92,16 @@ def _banned(words: tuple[str, ...], tokenizer: Tokenizer) -> list[list[int]]:
     """The words' tokens, at the start of a text and behind a space."""
     spelled = (tokenizer.encode_piece(form) for word in words for form in (word, f" {word}"))
     return [list(tokens) for tokens in sorted({tuple(tokens) for tokens in spelled if tokens})]
+
+
+def _check_grammar_is_alone(sampling: TokenSampling, param: str) -> None:
+    """Where a grammar allows few tokens, nothing else may forbid them."""
+    if sampling.allowed is not None or sampling.banned or sampling.min_tokens:
+        raise BadRequestError(
+            f"{param} decides which tokens may come: leave out allowed_token_ids, bad_words and "
+            "min_tokens",
+            param=param,
+        )
 
 
 def _check_some_token_is_left(sampling: TokenSampling, stops: list[int]) -> None:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from mlxspec.engine.chat_template import ChatTemplate
 from mlxspec.engine.conversation import Conversation
 from mlxspec.engine.detokenize import Detokenizer
+from mlxspec.engine.grammar import GrammarCompiler
 from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import ReplyParser
@@ -43,6 +44,7 @@ class Tokenizer:
         self.stop_tokens: list[int] = sorted(wrapper.eos_token_ids)
         self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
         self._vocabulary = Vocabulary(self._fast)
+        self.grammars = GrammarCompiler(self._fast, self.vocab_size, self.stop_tokens)
         self.newline_tokens: list[int] = self.encode_piece("\n")
 
     @classmethod

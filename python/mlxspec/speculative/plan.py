@@ -27,6 +27,8 @@ class Samplers(NamedTuple):
     xtc_threshold: Floats
     logprobs: Ints
     """Alternatives to report and one more; 0 reports nothing."""
+    constraint: Ints
+    """Key of the row's grammar; 0 for none."""
 
     def of_positions(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The sampling row (num_sampled,) that each sampled position belongs to."""
@@ -37,7 +39,7 @@ class Samplers(NamedTuple):
         """Rows that take the largest logit."""
         zeros, ones = np.zeros(len(first), np.float32), np.ones(len(first), np.float32)
         none = zeros.astype(np.uint32)
-        return cls(first, num_drafts, zeros, ones, zeros, none, zeros, zeros, none)
+        return cls(first, num_drafts, zeros, ones, zeros, none, zeros, zeros, none, none)
 
 
 class StepPlan(NamedTuple):
@@ -73,7 +75,7 @@ def unpack(packed: bytes) -> StepPlan:
     rects = [Rect(*row) for row in table(num_rects, 6).tolist()]
     tokens = table(num_tokens, 1)[:, 0]
     positions = table(num_tokens, 1)[:, 0]
-    rows = table(num_samplers, 9)
+    rows = table(num_samplers, 10)
     floats = rows.view(np.float32)
     return StepPlan(
         model=model,
@@ -91,6 +93,7 @@ def unpack(packed: bytes) -> StepPlan:
             xtc_probability=floats[:, 6],
             xtc_threshold=floats[:, 7],
             logprobs=rows[:, 8],
+            constraint=rows[:, 9],
         ),
         sampled=table(num_sampled, 1)[:, 0],
         noise_keys=table(num_sampled, 2),

@@ -16,6 +16,7 @@ from mlxspec.model.attention import StepAttention
 from mlxspec.model.forward import CompiledForward, call_model
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
+from mlxspec.speculative.constrain import Constraints, Masks
 from mlxspec.speculative.edits import Edits
 from mlxspec.speculative.logprobs import logprob_words
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
@@ -26,6 +27,7 @@ class Target:
     """A loaded model and its KV rows. `windows`: per layer its sliding window, or None.
 
     compiled: set when steps over whole slabs are to run as one traced function.
+    constraints: the grammars of its running requests, by the keys in plans.
     """
 
     def __init__(self, model: Module, store: KVStore, windows: list[int | None]) -> None:
@@ -33,6 +35,7 @@ class Target:
         self.store = store
         self.windows = windows
         self.compiled: CompiledForward | None = None
+        self.constraints = Constraints()
 
 
 def run_step(target: Target, plan: StepPlan) -> mx.array | None:
@@ -54,12 +57,15 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     if not samples:
         mx.eval(attention.touched())
         return None
-    drawn = draw_targets(logits, plan.samplers, plan.noise_keys, plan.edits)
+    masks = target.constraints.masks(plan)
+    drawn = draw_targets(logits, plan.samplers, plan.noise_keys, plan.edits, masks)
     kept = _count_kept(drawn, plan)
     answer = mx.concatenate([kept, drawn])
     if plan.samplers.logprobs.any():
         answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
     mx.eval(answer, attention.touched())
+    if masks is not None:
+        target.constraints.advance(plan, np.asarray(answer))
     return answer
 
 
@@ -75,24 +81,33 @@ def _forward(target: Target, attention: StepAttention, tokens: mx.array) -> mx.a
 
 
 def draw_targets(
-    logits: mx.array, samplers: Samplers, noise_keys: Ints, packed_edits: Ints
+    logits: mx.array,
+    samplers: Samplers,
+    noise_keys: Ints,
+    packed_edits: Ints,
+    masks: Masks | None = None,
 ) -> mx.array:
     """The target's own token (num_sampled,) uint32 at every sampled position.
 
     logits: (num_sampled, vocab), the positions of a sampling row one after another.
-    noise_keys: (num_sampled, 2). packed_edits: see `Edits.unpack`. Greedy rows take the largest
-    logit; only rows that ask for more pay for more.
+    noise_keys: (num_sampled, 2). packed_edits: see `Edits.unpack`. masks: what grammars allow.
+    Greedy rows take the largest logit; only rows that ask for more pay for more.
     """
     tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
-    if not (samplers.temperature.any() or len(packed_edits)):
+    if not (samplers.temperature.any() or len(packed_edits) or masks):
         return tokens
     edits = Edits.unpack(packed_edits)
     row = samplers.of_positions()
     shaped = samplers.temperature[row] > 0
     shaped[edits.position] = True
+    if masks is not None:
+        shaped[masks.position] = True
     own = np.flatnonzero(shaped)
     at, edits = mx.array(own), edits.among(own)
-    edited = edits.apply(logits[at].astype(mx.float32))
+    edited = logits[at].astype(mx.float32)
+    if masks is not None:
+        edited = masks.apply(edited, np.searchsorted(own, masks.position))
+    edited = edits.apply(edited)
     tokens[at] = _draw(edited, _rows(samplers, row[own]), noise_keys[own], edits)
     return tokens
 

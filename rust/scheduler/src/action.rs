@@ -105,6 +105,8 @@ pub struct Sampler {
     pub xtc_threshold: f32,
     /// See [`crate::sampling::Sampling`].
     pub logprobs: Option<u32>,
+    /// See [`crate::sampling::Sampling`].
+    pub constraint: u32,
 }
 
 impl Sampler {
@@ -177,7 +179,19 @@ impl StepPlan {
             let [temperature, top_p, min_p] = [s.temperature, s.top_p, s.min_p].map(f32::to_bits);
             let xtc = [s.xtc_probability, s.xtc_threshold].map(f32::to_bits);
             let logprobs = s.logprobs.map_or(0, |alternatives| alternatives + 1);
-            [s.first, s.num_drafts, temperature, top_p, min_p, s.top_k, xtc[0], xtc[1], logprobs]
+            let [first, second] = xtc;
+            [
+                s.first,
+                s.num_drafts,
+                temperature,
+                top_p,
+                min_p,
+                s.top_k,
+                first,
+                second,
+                logprobs,
+                s.constraint,
+            ]
         }));
         words.extend(&self.sampled);
         words.extend(self.noise.iter().flatten());

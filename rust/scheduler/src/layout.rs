@@ -121,6 +121,7 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
         xtc_probability: sampling.xtc.probability,
         xtc_threshold: sampling.xtc.threshold,
         logprobs: sampling.logprobs,
+        constraint: sampling.constraint,
     });
     for offset in 0..=it.planned.drafts.len() as u32 {
         plan.sampled.push(it.at(last + offset));

@@ -224,6 +224,7 @@ struct PySampling {
     banned: Vec<Vec<u32>>,
     min_tokens: u32,
     logprobs: Option<u32>,
+    constraint: u32,
 }
 
 impl From<PySampling> for Sampling {
@@ -249,6 +250,7 @@ impl From<PySampling> for Sampling {
             banned: asked.banned,
             min_tokens: asked.min_tokens,
             logprobs: asked.logprobs,
+            constraint: asked.constraint,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Sampling {
     pub min_tokens: u32,
     /// Report how likely each token was, and this many alternatives; `None` reports nothing.
     pub logprobs: Option<u32>,
+    /// Names the runner's grammar that the output must follow; 0 none.
+    pub constraint: u32,
 }
 
 impl Default for Sampling {
@@ -44,6 +46,7 @@ impl Default for Sampling {
             banned: Vec::new(),
             min_tokens: 0,
             logprobs: None,
+            constraint: 0,
         }
     }
 }

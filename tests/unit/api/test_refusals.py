@@ -22,7 +22,6 @@ from mlxspec.errors import (
 )
 
 UNSUPPORTED_CHAT = {
-    "response_format": {"type": "json_object"},
     "tool_choice": "required",
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],

@@ -9,6 +9,7 @@ from mlxspec.api.openai.params import (
     CompletionParams,
     ContentPart,
 )
+from mlxspec.api.openai.structured import grammar_of
 from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
@@ -71,6 +72,7 @@ def _request(
         min_tokens=_min_tokens(params, max_tokens),
         stop=stop_strings(_stops(params), "stop"),
         stop_token_ids=tuple(params.stop_token_ids or ()),
+        grammar=grammar_of(params),
         ignore_eos=bool(params.ignore_eos),
         speculative=params.speculative is None or params.speculative.enabled,
         chat=chat,

@@ -18,6 +18,7 @@ from mlxspec.api.bounds import (
 TokenIds = Annotated[list[TokenId], Meta(min_length=1, max_length=4096)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 BadWord = Annotated[str, Meta(min_length=1, max_length=256)]
+Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=1024)]
 Copies = Annotated[int, Meta(ge=1, le=128)]
 StopStrings = str | Annotated[list[str], Meta(max_length=8)]
 
@@ -34,10 +35,27 @@ class Speculative(Struct, frozen=True):
     enabled: bool = True
 
 
+class JsonSchema(Struct, frozen=True):
+    """A schema by name; it is enforced whether `strict` or not."""
+
+    schema: dict[str, Any] | None = None
+
+
 class ResponseFormat(Struct, frozen=True):
     """The form the answer must have."""
 
-    type: Name = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Struct, frozen=True):
+    """vLLM's ways to say what the text must be; one of them."""
+
+    json: dict[str, Any] | str | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
 
 
 class CommonParams(Struct, frozen=True, kw_only=True):
@@ -58,6 +76,12 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     speculative: Speculative | None = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     n: Copies | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Repetition | None = None
@@ -147,7 +171,6 @@ class ChatParams(CommonParams, frozen=True, kw_only=True):
     max_completion_tokens: NumTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None

@@ -21,10 +21,6 @@ class Refusal(NamedTuple):
     text: str
 
 
-def _not_text(value: Any) -> bool:
-    return bool(value.type != "text")
-
-
 def _forced(value: str | dict[str, Any]) -> bool:
     return value not in {"auto", "none"} if isinstance(value, str) else True
 
@@ -40,11 +36,6 @@ def _not_only_text(value: list[str]) -> bool:
 
 
 CHAT = (
-    Refusal(
-        "response_format",
-        _not_text,
-        "response_format {value.type} is not supported: describe the form in a message",
-    ),
     Refusal(
         "tool_choice", _forced_tool, "a forced tool_choice is not supported: send auto or none"
     ),
