@@ -18,7 +18,7 @@ from mlxspec.engine.reply import ReplyParser
 from mlxspec.errors import DeadlineError, QueueTimeoutError
 
 Log = list[str]
-ENDED = End("length", "", 0.0, 0, 0, [], (0, 0))
+ENDED = End("length", "", 0.0, 0, 0, 0, [], (0, 0))
 
 
 def generation(log: Log, timeout: float | None = None, **limits: float) -> Generation:
@@ -71,7 +71,7 @@ async def test_the_queues_deadline_only_asks_the_scheduler() -> None:
     await asyncio.sleep(0.05)
     assert log == ["expire"]
     assert not reading.done()
-    running.deliver([], End("expired", "", 0.0, 0, 0, [], (0, 0)))
+    running.deliver([], End("expired", "", 0.0, 0, 0, 0, [], (0, 0)))
     with pytest.raises(QueueTimeoutError, match="in the queue"):
         await reading
     assert log == ["expire"]
