@@ -29,6 +29,7 @@ def generation(log: Log, timeout: float | None = None, **limits: float) -> Gener
         num_prompt_tokens=1,
         output=Output(Detokenizer(tokenizer, frozenset()), (), frozenset(), 0, ReplyParser.plain()),
         abort=lambda: log.append("abort"),
+        on_end=str,
         deadlines=lambda fail: Deadlines(
             LimitsConfig(**limits), timeout, lambda: log.append("expire"), fail
         ),
@@ -56,7 +57,7 @@ async def test_a_clients_own_limit_counts_within_the_servers() -> None:
 async def test_the_first_token_stops_the_early_deadlines_only() -> None:
     log: Log = []
     running = generation(log, queue_seconds=0.02, first_token_seconds=0.02, total_seconds=0.1)
-    running.deliver([0], None)
+    running.deliver([0], [], None)
     await asyncio.sleep(0.05)
     assert log == []
     with pytest.raises(DeadlineError):
@@ -71,13 +72,13 @@ async def test_the_queues_deadline_only_asks_the_scheduler() -> None:
     await asyncio.sleep(0.05)
     assert log == ["expire"]
     assert not reading.done()
-    running.deliver([], End("expired", "", 0.0, 0, 0, 0, [], (0, 0)))
+    running.deliver([], [], End("expired", "", 0.0, 0, 0, 0, [], (0, 0)))
     with pytest.raises(QueueTimeoutError, match="in the queue"):
         await reading
     assert log == ["expire"]
 
 
-@pytest.mark.parametrize("end", [lambda it: it.deliver([], ENDED), lambda it: it.close()])
+@pytest.mark.parametrize("end", [lambda it: it.deliver([], [], ENDED), lambda it: it.close()])
 async def test_after_the_end_no_timer_fires(end: Callable[[Generation], Any]) -> None:
     log: Log = []
     running = generation(log, queue_seconds=0.02, first_token_seconds=0.02, total_seconds=0.02)
