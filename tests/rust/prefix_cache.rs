@@ -135,6 +135,15 @@ fn colliding_hashes_find_nothing_that_the_tokens_do_not_say() {
 }
 
 #[test]
+fn colliding_hashes_mix_no_salts() {
+    let mut cache = PrefixCache::new(BuildHasherDefault::<Colliding>::default());
+    let tokens: Vec<u32> = (0..64).collect();
+    cache.open(row(1), salt("anna"), &tokens);
+    let found = ["anna", "bert", ""].map(|salt| cache.find(salt, &tokens).is_some());
+    assert_eq!(found, [true, false, false]);
+}
+
+#[test]
 fn a_hundred_thousand_operations_find_what_a_plain_comparison_finds() {
     churn(PrefixCache::new(RandomState::new()), 100_000);
 }

@@ -5,10 +5,11 @@
 mod sim;
 
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::ids::RequestId;
 
 use sim::script::Wish;
-use sim::shape;
 use sim::world::World;
+use sim::{Fault, shape};
 
 fn config() -> SchedulerConfig {
     SchedulerConfig {
@@ -82,6 +83,37 @@ fn a_request_reuses_what_a_running_one_has_computed() {
     (0..3).for_each(|_| assert!(world.step(None)));
     let beginning = tokens(&world, 0)[..100].to_vec();
     assert_eq!(turn(&mut world, &beginning, Wish::plain(20, 20)), 96, "full blocks alone");
+}
+
+#[test]
+fn of_many_that_begin_alike_one_computes_and_the_others_follow() {
+    for padded in [false, true] {
+        let mut world = world(shape(2000, 800, padded));
+        turn(&mut world, &[], Wish::plain(400, 1));
+        let beginning = tokens(&world, 0)[..330].to_vec();
+        let before = world.runners[0].seen.prefilled;
+        (0..8).for_each(|_| world.resume(0, &beginning, Wish { salt: 1, ..Wish::plain(20, 20) }));
+        world.drain();
+        let prefilled = world.runners[0].seen.prefilled - before;
+        assert!(prefilled < 330 + 8 * (20 + 16), "{prefilled} tokens prefilled");
+        let cached = world.requests[1..].iter().map(|it| it.stats().num_cached_tokens);
+        assert_eq!(cached.filter(|&it| it >= 320).count(), 7);
+    }
+}
+
+#[test]
+fn a_copy_that_failed_is_not_taken_for_computed() {
+    let mut world = world(shape(2000, 400, false));
+    turn(&mut world, &[], Wish::plain(200, 20));
+    let beginning = tokens(&world, 0)[..180].to_vec();
+    [500, 200, 200].map(|len| world.submit(0, Wish::plain(len, 8)));
+    world.step(None);
+    assert!(world.abort(RequestId(3)), "its slot is for the copy, beside one who waits for budget");
+    world.resume(0, &beginning, Wish::plain(20, 8));
+    world.step(Some(Fault::KvOps));
+    world.drain();
+    let preemptions = [2, 4].map(|at: usize| world.requests[at].stats().preemptions);
+    assert_eq!(preemptions, [1, 1], "both were in the slab that the copy should have gone to");
 }
 
 #[test]
