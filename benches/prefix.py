@@ -7,7 +7,8 @@
 turns: time to first text of turns 2 to 10 of a chat that opens with a long system prompt, ours and
     mlx_lm.server's, which has a prompt cache too.
 beside: eight short chats alone, and beside one long prompt; gaps between their pieces of text.
-flat: resident memory of our server over many short requests that share nothing.
+flat: resident memory of our server over many short requests that share nothing; it grows until the
+    cache has filled the KV memory, and stays there.
 """
 
 import argparse
@@ -128,7 +129,8 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> None:
     print(report.machine_line(report.machine()))
     print(", ".join(f"{name} {value}" for name, value in vars(options).items()), flush=True)
-    with both_servers(Path(resolve(options.model, download=False))) as servers:
+    flags = ("--kv-memory", options.kv_memory)
+    with both_servers(Path(resolve(options.model, download=False)), *flags) as servers:
         bench = Bench(servers, options)
         for part in options.parts:
             for line in getattr(bench, part)():
@@ -144,11 +146,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="of turns and beside; default 3")
     parser.add_argument("--system-tokens", type=int, help="of the system prompt; default 2000")
     parser.add_argument("--long-tokens", type=int, help="of the long prompt; default 6000")
+    parser.add_argument("--kv-memory", help="of our server; default 1GiB")
     parser.add_argument("--requests", type=int, help="of flat; default 2000")
     parser.add_argument("--quick", action="store_true", help="small sizes, 1 round")
     options = parser.parse_args()
     defaults = {"repeats": 3, "system_tokens": 2000, "long_tokens": 6000, "requests": 2000}
-    quick = {"repeats": 1, "system_tokens": 200, "long_tokens": 400, "requests": 80}
+    quick = {"repeats": 1, "system_tokens": 200, "long_tokens": 400, "requests": 160}
+    options.kv_memory = options.kv_memory or ("64MiB" if options.quick else "1GiB")
     for name, value in (quick if options.quick else defaults).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -37,26 +37,31 @@ class Server(Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def both_servers(folder: Path) -> Iterator[dict[str, Server]]:
-    """`mlxspec serve` and `mlx_lm.server` of one model folder, ready; stopped at the end.
+def both_servers(folder: Path, *flags: str) -> Iterator[dict[str, Server]]:
+    """`mlxspec serve`, with these flags, and `mlx_lm.server` of one model folder, ready.
 
+    They are stopped at the end.
     Raises BenchError, with the log's tail, when one does not become ready.
     """
     with contextlib.ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="serve-bench-")))
-        ours = stack.enter_context(_mlxspec(folder, logs))
+        ours = stack.enter_context(_mlxspec(folder, logs, flags))
         theirs = stack.enter_context(_mlx_lm(folder, logs))
         _wait_until_ready(ours, "/health/ready")
         _wait_until_ready(theirs, "/health")
         yield {ours.name: ours, theirs.name: theirs}
 
 
-def _mlxspec(folder: Path, logs: Path) -> contextlib.AbstractContextManager[Server]:
+def _mlxspec(
+    folder: Path, logs: Path, flags: tuple[str, ...]
+) -> contextlib.AbstractContextManager[Server]:
     port = _free_port()
     # Rounds ask the same again: what was answered in one must not help in the next.
     forgetful = ["--shared-suffix-memory", "0"]
-    arguments = ["serve", str(folder), "--port", str(port), "--log-level", "warning", *forgetful]
-    return _running("mlxspec", port, folder.name, [*arguments, "--drain-seconds", "1"], logs)
+    arguments = ["serve", str(folder), "--port", str(port), "--log-level", "warning"]
+    return _running(
+        "mlxspec", port, folder.name, [*arguments, *forgetful, *flags, "--drain-seconds", "1"], logs
+    )
 
 
 def _mlx_lm(folder: Path, logs: Path) -> contextlib.AbstractContextManager[Server]:
