@@ -81,6 +81,7 @@ fn shape(padded: bool) -> ModelShape {
         step_cost: vec![(1, 10.0), (1 << 20, 11.0)],
         rect_cost: 0.0,
         fingerprint: String::new(),
+        draft_model: None,
     }
 }
 

@@ -24,7 +24,7 @@ from mlx_lm.models import llama  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
 from mlxspec.config import cache_dir  # noqa: E402
-from mlxspec.model.forward import CompiledForward  # noqa: E402
+from mlxspec.model.forward import CompiledForward, Network  # noqa: E402
 from mlxspec.model.kv import KVStore  # noqa: E402
 from mlxspec.model.load import LoadedModel, adopt, load  # noqa: E402
 from mlxspec.speculative.calibrate import CONTEXT, SLAB, scratch_plan  # noqa: E402
@@ -103,9 +103,9 @@ def main() -> None:
         stored = cache_dir() / "models" / options.model
         folder = stored if stored.exists() else Path(options.model)
         loaded = load(folder, mx.float32 if device.kind == "cpu" else None)
-    target = Target(loaded.model, KVStore(loaded.layers), loaded.windows)
-    traced = Target(loaded.model, target.store, loaded.windows)
-    traced.compiled = CompiledForward(loaded.model, loaded.windows)
+    target = Target(Network(loaded.model, loaded.windows), KVStore(loaded.layers))
+    traced = Target(Network(loaded.model, loaded.windows), target.store)
+    traced.network.compiled = CompiledForward(traced.network)
 
     print(f"{device.device_name}, {options.model}, {CONTEXT} tokens of context, ms")
     print(f"{'rows x new':>12} {'mlx-lm':>8} {'ours':>8} {'traced':>8} {'apart':>8}")

@@ -31,7 +31,7 @@ TINY_CONFIG = {
 }
 
 
-def save_tiny_model(folder: Path, config: dict[str, Any]) -> Path:
+def save_tiny_model(folder: Path, config: dict[str, Any], seed: int = 8) -> Path:
     """A random two-layer llama of 48 tokens that stutters enough for drafts to be right at times.
 
     A model folder without a tokenizer.
@@ -40,7 +40,7 @@ def save_tiny_model(folder: Path, config: dict[str, Any]) -> Path:
     from mlx.utils import tree_flatten
     from mlx_lm.models import llama
 
-    mx.random.seed(8)
+    mx.random.seed(seed)
     model = llama.Model(llama.ModelArgs.from_dict(config))
     weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
@@ -58,6 +58,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def byte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model over bytes and an end; its vocabulary is longer than theirs, as often."""
     return save_tiny_model(tmp_path_factory.mktemp("bytes"), TINY_CONFIG | {"vocab_size": 264})
+
+
+@pytest.fixture(scope="session")
+def stranger_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another tiny model of the same vocabulary, which knows nothing of the first."""
+    narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = TINY_CONFIG | narrow | {"num_key_value_heads": 1}
+    return save_tiny_model(tmp_path_factory.mktemp("stranger"), config, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -120,11 +120,15 @@ class ResponsesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by."""
+    """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
+
+    draft_model: what to find a smaller model of the same vocabulary by, which drafts for it.
+    """
 
     id: str
     source: str
     context_length: Positive | None = None
+    draft_model: str | None = None
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -35,7 +35,7 @@ fn edits(prompt: &[u32], output: &[u32], drafts: &[u32], sampling: &Sampling) ->
     let draft = |&token| Draft { drafter: Drafter::Suffix, token, prob: 1.0, match_len: 4 };
     let drafts: Vec<Draft> = drafts.iter().map(draft).collect();
     let mut edits = Vec::new();
-    push_edits(&request, &drafts, AT, &mut edits);
+    push_edits(&request, &drafts, drafts.len() as u32, AT, &mut edits);
     edits
 }
 

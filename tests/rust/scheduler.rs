@@ -5,7 +5,7 @@
 mod sim;
 
 use mlxspec_scheduler::action::Action;
-use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::request::{Finish, Request};
 use mlxspec_scheduler::scheduler::Scheduler;
@@ -37,13 +37,20 @@ fn any_shape() -> impl Strategy<Value = ModelShape> {
     ];
     let sizes = (prop_oneof![8_u32..100, 250_u32..260, 300_u32..1100], 16_u32..200, 1_u32..=8);
     let budget = (1_u32..200, 1_u32..80, prop_oneof![Just(1_u32), Just(64), Just(256)]);
-    (sizes, budget, any::<bool>(), cost).prop_map(|(sizes, budget, padded, cost)| ModelShape {
+    let draft_model = prop::option::of(prop_oneof![Just(0.01_f32), Just(0.3)]);
+    let draft_model = draft_model.prop_map(|cost| {
+        let step_cost = |ms| DraftModelShape { step_cost: vec![(1, ms)], rect_cost: 0.0 };
+        cost.map(step_cost)
+    });
+    let rest = (any::<bool>(), cost, draft_model);
+    (sizes, budget, rest).prop_map(|(sizes, budget, (padded, cost, draft_model))| ModelShape {
         slab_slots: sizes.2,
         step_tokens: budget.0,
         prefill_chunk: budget.1,
         view_step: budget.2,
         step_cost: cost.0,
         rect_cost: cost.1,
+        draft_model,
         ..shape(sizes.0, sizes.1, padded)
     })
 }
@@ -151,6 +158,54 @@ fn drafts_save_steps_and_change_nothing() {
         world.runners[0].seen.steps
     });
     assert!(steps[0] * 4 < steps[1] * 3, "{steps:?}");
+}
+
+/// A model that drafts in no time.
+fn drafted_for(padded: bool) -> ModelShape {
+    let draft_model = Some(DraftModelShape { step_cost: vec![(1, 0.01)], rect_cost: 0.0 });
+    ModelShape { draft_model, ..shape(900, 100, padded) }
+}
+
+#[test]
+fn a_draft_model_follows_its_requests_through_growth_and_preemption() {
+    for padded in [false, true] {
+        let mut world = World::new(config(), &[drafted_for(padded)]);
+        for number in 0..12 {
+            world.submit(0, Wish::plain(180 + number, 300));
+        }
+        world.drain();
+        let preempted = world.requests.iter().filter(|it| it.stats().preemptions > 0).count();
+        let (seen, written) = (world.runners[0].seen, world.runners[0].draft_model.written);
+        assert!(preempted > 2 && seen.copies > 2, "{preempted} preempted, {seen:?}");
+        assert!(written > 500, "{written} of {seen:?}");
+    }
+}
+
+#[test]
+fn a_draft_model_saves_steps() {
+    let steps = [drafted_for(false), shape(900, 100, false)].map(|shape| {
+        let mut world = World::new(config(), &[shape]);
+        world.submit(0, Wish { temperature: 0.8, ..Wish::plain(40, 400) });
+        world.drain();
+        world.runners[0].seen.steps
+    });
+    assert!(steps[0] * 5 < steps[1] * 4, "{steps:?}");
+}
+
+#[test]
+fn a_failed_draft_model_is_given_up_and_ends_nobody() {
+    for fault in [Fault::KvOps, Fault::Forward] {
+        let mut world = World::new(config(), &[drafted_for(false)]);
+        world.submit(0, Wish::plain(300, 60));
+        world.submit(0, Wish::plain(300, 60));
+        (0..12).for_each(|_| assert!(world.step(None)));
+        let written = world.runners[0].draft_model.written;
+        assert!(written > 0);
+        world.step(Some(fault));
+        world.drain();
+        assert_eq!(world.runners[0].draft_model.written, written);
+        assert!(world.requests.iter().all(|it| it.finish() == &Finish::Length));
+    }
 }
 
 #[test]

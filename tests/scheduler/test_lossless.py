@@ -201,7 +201,7 @@ def test_compiled_steps_come_to_the_same_tokens(
     monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED._replace(slab_slots=2))
 
     def compiled(target: Target, **_: object) -> StepCosts:
-        target.compiled = CompiledForward(target.model, target.windows)
+        target.network.compiled = CompiledForward(target.network)
         return StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
 
     monkeypatch.setattr(runner, "measure", compiled)

@@ -82,14 +82,16 @@ class TokenEngine:
 def token_engine(
     folder: Path,
     *,
+    draft_model: Path | None = None,
     kv_bytes: int = 64 << 20,
     max_running: int = 16,
     synthetic: float | None = None,
     **options: Any,
 ) -> Iterator[TokenEngine]:
     """A running engine for one model; ends it, and checks that only cached KV is left."""
+    drafts = None if draft_model is None else str(draft_model)
     config = Config(
-        models=(ModelConfig(id="model", source=str(folder)),),
+        models=(ModelConfig(id="model", source=str(folder), draft_model=drafts),),
         kv=KVConfig(memory_bytes=kv_bytes),
         speculation=SpeculationConfig(synthetic_acceptance=synthetic),
     )

@@ -80,6 +80,9 @@ _COUNT: Final = click.IntRange(min=1)
     help="Compute every prompt from its first token.",
 )  # fmt: skip
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
+@click.option(
+    "--draft-model", metavar="MODEL", help="A smaller model of the same vocabulary, to draft with."
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option(
     "--keepalive-seconds", type=click.FloatRange(0, min_open=True),
@@ -91,6 +94,7 @@ def command(
     more_models: tuple[str, ...],
     file: Path | None,
     context_length: int | None,
+    draft_model: str | None,
     **flags: Any,
 ) -> None:
     """Serve MODELs: folders, names from `mlxspec list`, or Hugging Face ids.
@@ -98,7 +102,7 @@ def command(
     Without MODEL, the only model on this machine is served.
     """
     config = _with_keys(resolve(_tree(flags), file))
-    config = _with_models(config, (*models, *more_models), context_length)
+    config = _with_models(config, (*models, *more_models), context_length, draft_model)
     check_exposure(config)
     click.echo(_welcome(config))
     from mlxspec.server import serve
@@ -123,7 +127,12 @@ def _with_keys(config: Config) -> Config:
     return msgspec.structs.replace(config, access=access)
 
 
-def _with_models(config: Config, sources: tuple[str, ...], context_length: int | None) -> Config:
+def _with_models(
+    config: Config,
+    sources: tuple[str, ...],
+    context_length: int | None,
+    draft_model: str | None,
+) -> Config:
     """Put the models to serve into the configuration, each found and checked on this machine."""
     from mlxspec.model.store import model_id
 
@@ -132,6 +141,12 @@ def _with_models(config: Config, sources: tuple[str, ...], context_length: int |
     ids = [model.id for model in wanted]
     if twice := next((name for name in ids if ids.count(name) > 1), None):
         raise ConfigError(f"two models would be served as {twice!r}: give them ids in --config")
+    if draft_model is not None:
+        if len(wanted) > 1:
+            raise ConfigError(
+                f"--draft-model for {len(wanted)} models: give each its 'draft_model' in --config"
+            )
+        wanted = [msgspec.structs.replace(wanted[0], draft_model=draft_model)]
     return msgspec.structs.replace(
         config, models=tuple(_located(model, context_length) for model in wanted)
     )
@@ -149,15 +164,22 @@ def _only_model() -> ModelConfig:
 
 
 def _located(model: ModelConfig, context_length: int | None) -> ModelConfig:
-    """The model with its checked folder as its source; fetches it when it is not here."""
+    """The model with checked folders as its sources; fetches what is not here."""
     from mlxspec.model import store
+    from mlxspec.model.vocabulary import check_same_vocabulary
 
     if model.source == store.DEMO and not store.place(store.DEMO).is_dir():
         _pull_demo()
+    folder = store.resolve(model.source, download=True)
+    draft_model = None
+    if model.draft_model is not None:
+        draft_model = store.resolve(model.draft_model, download=True)
+        check_same_vocabulary(folder, draft_model)
     return ModelConfig(
         id=model.id,
-        source=str(store.resolve(model.source, download=True)),
+        source=str(folder),
         context_length=context_length or model.context_length,
+        draft_model=None if draft_model is None else str(draft_model),
     )
 
 

@@ -10,15 +10,17 @@ import structlog
 from msgspec import Struct
 
 from mlxspec._scheduler import BLOCK_TOKENS
-from mlxspec.config import Config
+from mlxspec.config import Config, ModelConfig
 from mlxspec.errors import MlxspecError
 from mlxspec.model.backend import BackendFacts, backend_facts
 from mlxspec.model.device_probe import device_works
 from mlxspec.model.fingerprint import fingerprint
+from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore
-from mlxspec.model.load import load
-from mlxspec.speculative.calibrate import measure
+from mlxspec.model.load import LoadedModel, load
+from mlxspec.speculative.calibrate import StepCosts, measure
 from mlxspec.speculative.constrain import Constraints
+from mlxspec.speculative.draft_model import DraftModel
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
 from mlxspec.speculative.step import Target, run_step
 from mlxspec.speculative.synthetic import force_acceptance
@@ -58,6 +60,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     step_cost: list[tuple[int, float]]
     rect_cost: float
     fingerprint: str
+    draft_model: StepCosts | None = None
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
@@ -96,7 +99,7 @@ class Runner:
             context=facts.max_context,
             kv_tokens=facts.total_blocks * BLOCK_TOKENS,
             plain_step_ms=round(facts.step_cost[0][1], 2),
-            compiled=self._targets[model].compiled is not None,
+            compiled=self._targets[model].network.compiled is not None,
         )
         return facts
 
@@ -105,9 +108,15 @@ class Runner:
         device = backend_facts()
         dtype = mx.float32 if device.kind == "cpu" else None
         loaded = load(Path(wanted.source), dtype)
-        target = Target(loaded.model, KVStore(loaded.layers), loaded.windows)
+        drafter = self._load_draft_model(wanted, loaded, dtype)
+        store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
+        target = Target(Network(loaded.model, loaded.windows), store, drafter)
         shape = DEVICE_SHAPES[device.kind]
         costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
+        draft_costs = None
+        if drafter is not None:
+            alone = Target(drafter.network, store)
+            draft_costs = measure(alone, padded=shape.padded, slots=8, max_tokens=64)
         mx.clear_cache()
         self._targets[model] = target
         scheduler = self._config.scheduler
@@ -122,7 +131,18 @@ class Runner:
             step_cost=costs.step_cost,
             rect_cost=costs.rect_cost,
             fingerprint=fingerprint(Path(wanted.source), wanted.id),
+            draft_model=draft_costs,
         )
+
+    def _load_draft_model(
+        self, wanted: ModelConfig, target: LoadedModel, dtype: mx.Dtype | None
+    ) -> DraftModel | None:
+        """The model's draft model, its layers behind the target's."""
+        if wanted.draft_model is None or not self._config.speculation.enabled:
+            return None
+        loaded = load(Path(wanted.draft_model), dtype)
+        network = Network(loaded.model, loaded.windows, first_layer=len(target.layers))
+        return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
 
     def _kv_bytes(self) -> int:
         """KV memory of one model: its share of the budget, or of half of what is free now."""

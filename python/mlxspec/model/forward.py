@@ -1,4 +1,4 @@
-"""Calling the model on the tokens of one step: described anew, or traced once per shape."""
+"""Calling a model on the tokens of one forward: described anew, or traced once per shape."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -16,13 +16,42 @@ Traced: TypeAlias = Callable[
 ]
 
 
-def call_model(
-    model: Module, windows: list[int | None], attention: StepAttention, tokens: mx.array
-) -> mx.array:
-    """Logits (num_tokens or num_sampled, vocab), lazily; `attention.selected` says which."""
-    caches = [LayerCache(attention, at, window) for at, window in enumerate(windows)]
-    logits: mx.array = model(tokens[:, None], cache=caches)
-    return logits[:, -1]
+class Network:
+    """A model that runs in KV slabs. `windows`: per layer its sliding window, or None.
+
+    first_layer: where its layers begin in the slabs, which another model may share.
+    compiled: set when forwards over whole slabs are to run as one traced function.
+    """
+
+    def __init__(self, model: Module, windows: list[int | None], first_layer: int = 0) -> None:
+        self.model = model
+        self.windows = windows
+        self.first_layer = first_layer
+        self.compiled: CompiledForward | None = None
+
+    def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
+        """Logits (num_sampled, vocab) of the sampled tokens, or of all if none is named; lazily."""
+        if self.compiled is not None and attention.is_whole_slabs:
+            logits = self.compiled(attention, tokens)
+        else:
+            logits = self.describe(attention, tokens)
+        if attention.sampled is None or attention.selected:
+            return logits
+        return logits[attention.sampled]
+
+    def describe(self, attention: StepAttention, tokens: mx.array) -> mx.array:
+        """Logits (num_tokens or num_sampled, vocab), lazily; `attention.selected` says which."""
+        caches = [
+            LayerCache(attention, self.first_layer + at, window)
+            for at, window in enumerate(self.windows)
+        ]
+        logits: mx.array = self.model(tokens[:, None], cache=caches)
+        return logits[:, -1]
+
+    @property
+    def layers(self) -> slice:
+        """Its layers in a slab."""
+        return slice(self.first_layer, self.first_layer + len(self.windows))
 
 
 class CompiledForward:
@@ -32,9 +61,9 @@ class CompiledForward:
     once. The KV arrays go in and come out, and are still written in place.
     """
 
-    def __init__(self, model: Module, windows: list[int | None]) -> None:
-        self._model = model
-        self._windows = windows
+    def __init__(self, network: Network) -> None:
+        self._own = Network(network.model, network.windows)
+        self._layers = network.layers
         self._traced: dict[tuple[Rect, ...], Traced] = {}
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
@@ -42,14 +71,14 @@ class CompiledForward:
 
         Every rectangle covers a slab of its own, see `StepAttention.is_whole_slabs`.
         """
-        slabs = [attention.slabs[rect.slab] for rect in attention.rects]
+        slabs, own = [attention.slabs[rect.slab] for rect in attention.rects], self._layers
         rects = tuple(rect._replace(slab=at) for at, rect in enumerate(attention.rects))
         if rects not in self._traced:
             self._traced[rects] = mx.compile(self._of(rects))
-        keys, values = [slab.keys for slab in slabs], [slab.values for slab in slabs]
+        keys, values = [slab.keys[own] for slab in slabs], [slab.values[own] for slab in slabs]
         logits, keys, values = self._traced[rects](tokens, attention.positions, keys, values)
         for slab, new_keys, new_values in zip(slabs, keys, values, strict=True):
-            slab.keys, slab.values = new_keys, new_values
+            slab.keys[own], slab.values[own] = new_keys, new_values
         return logits
 
     def _of(self, rects: tuple[Rect, ...]) -> Traced:
@@ -60,7 +89,7 @@ class CompiledForward:
             slabs = [Slab(list(slab_keys), list(slab_values)) for slab_keys, slab_values in pairs]
             unknown = [None] * len(rects)
             attention = StepAttention(dict(enumerate(slabs)), rects, positions, unknown, None)
-            logits = call_model(self._model, self._windows, attention, tokens)
+            logits = self._own.describe(attention, tokens)
             return logits, [slab.keys for slab in slabs], [slab.values for slab in slabs]
 
         return forward

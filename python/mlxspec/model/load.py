@@ -15,12 +15,14 @@ from mlxspec.model.kv import LayerShape
 
 
 class LoadedModel(NamedTuple):
-    """A model ready to run: its layers' KV shapes, their sliding windows, its context length."""
+    """A model ready to run: its layers' KV shapes, their sliding windows, its context length, and
+    the size of its logits."""
 
     model: Module
     layers: list[LayerShape]
     windows: list[int | None]
     context_length: int
+    vocab: int
 
 
 def load(folder: Path, dtype: mx.Dtype | None) -> LoadedModel:
@@ -42,11 +44,11 @@ def adopt(model: Module, context_length: int) -> LoadedModel:
     """Make an mlx-lm model run in our KV rows; evaluates its weights. See `load` for errors."""
     mx.eval(model.parameters())
     windows = [_window(cache) for cache in make_prompt_cache(model)]
-    layers = _layer_shapes(model)
+    layers, vocab = _layer_shapes(model)
     route_attention(model)
     route_swiglu(model)
     select_before_head(model)
-    return LoadedModel(model, layers, windows, context_length)
+    return LoadedModel(model, layers, windows, context_length, vocab)
 
 
 def _window(cache: Any) -> int | None:
@@ -61,15 +63,16 @@ def _window(cache: Any) -> int | None:
     )
 
 
-def _layer_shapes(model: Module) -> list[LayerShape]:
+def _layer_shapes(model: Module) -> tuple[list[LayerShape], int]:
     """Ask the model itself, by one token through mlx-lm's own caches."""
     caches = make_prompt_cache(model)
-    mx.eval(model(mx.zeros((1, 1), mx.uint32), cache=caches))
+    logits = model(mx.zeros((1, 1), mx.uint32), cache=caches)
+    mx.eval(logits)
     shapes = []
     for cache in caches:
         keys, values = cache.keys, cache.values
         shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype))
-    return shapes
+    return shapes, logits.shape[-1]
 
 
 def _context_length(config: dict[str, Any]) -> int:

@@ -34,12 +34,12 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
     """Time steps on a scratch slab. Engine thread only; takes about forty steps.
 
     padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
-    Those are the steps that may run compiled: `target.compiled` is set if that is faster here.
+    Those may run compiled: the network's `compiled` is set if that is faster here.
     """
     target.store.create(SLAB, slots, CONTEXT + max_tokens)
     try:
         if padded:
-            target.compiled = _compiled_if_faster(target, slots)
+            target.network.compiled = _compiled_if_faster(target, slots)
             shapes = [(slots, width) for width in (1, 2, 3, 5, 9, 17, 33)]
             return StepCosts(_monotone(target, shapes), 0.0)
         tokens = [width for width in (1, 2, 4, 8, 16, 32, 64) if width <= max_tokens]
@@ -57,7 +57,7 @@ def _compiled_if_faster(target: Target, slots: int) -> CompiledForward | None:
     """Whether a traced forward beats one described anew, by the widths that matter most."""
     runs = [(0, slots)]
     eager = sum(_time(target, runs, width) for width in (1, 5))
-    target.compiled = compiled = CompiledForward(target.model, target.windows)
+    target.network.compiled = compiled = CompiledForward(target.network)
     return compiled if sum(_time(target, runs, width) for width in (1, 5)) < eager else None
 
 

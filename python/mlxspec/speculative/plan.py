@@ -42,11 +42,49 @@ class Samplers(NamedTuple):
         return cls(first, num_drafts, zeros, ones, zeros, none, zeros, zeros, none, none)
 
 
+class Laid(NamedTuple):
+    """The tokens of one forward: rectangles, ids and positions (num_tokens,)."""
+
+    rects: list[Rect]
+    tokens: Ints
+    positions: Ints
+
+    def later(self, count: int) -> "Laid":
+        """The same forward `count` positions further on."""
+        return self._replace(positions=self.positions + np.uint32(count))
+
+
+class DraftPlan(NamedTuple):
+    """What the drafter does before the step; arrays are (rows,), over the rows drafted for.
+
+    read: known tokens to read. round: one token per drafting row, as it lies in the second round;
+    its ids are what the first one drafted. sampler: each row's index among the samplers.
+    num_drafts: drafts to verify, at most num_rounds. read_at: index in `read` of its last known
+    token. round_at: of its token in `round`.
+    """
+
+    read: Laid
+    round: Laid
+    sampler: Ints
+    num_drafts: Ints
+    read_at: Ints
+    round_at: Ints
+    num_rounds: int
+
+    @property
+    def written(self) -> tuple[Ints, Ints]:
+        """Which drafts are verified: for each, its row, and its number in the row."""
+        nth = np.arange(self.num_rounds, dtype=np.uint32)
+        rows, columns = np.nonzero(nth < self.num_drafts[:, None])
+        return rows.astype(np.uint32), columns.astype(np.uint32)
+
+
 class StepPlan(NamedTuple):
     """One step: KV changes to carry out first, then rectangles of tokens, then who samples.
 
     tokens, positions: (num_tokens,). sampled: (num_sampled,) indices into them, per sampling row
     its last known token and then its drafts. noise_keys: (num_sampled, 2). edits: see `Edits`.
+    Tokens that the drafter is to write are 0.
     """
 
     model: int
@@ -58,24 +96,39 @@ class StepPlan(NamedTuple):
     sampled: Ints
     noise_keys: Ints
     edits: Ints = NO_EDITS
+    draft: DraftPlan | None = None
+
+
+class _Reader:
+    """Takes table after table from a buffer; views wherever possible."""
+
+    def __init__(self, words: Ints) -> None:
+        self._words = words
+
+    @property
+    def is_empty(self) -> bool:
+        return len(self._words) == 0
+
+    def take(self, count: int) -> Ints:
+        taken, self._words = self._words[:count], self._words[count:]
+        return taken
+
+    def table(self, rows: int, columns: int) -> Ints:
+        return self.take(rows * columns).reshape(rows, columns)
+
+    def rects(self, count: int) -> list[Rect]:
+        return [Rect(*row) for row in self.table(count, 6).tolist()]
 
 
 def unpack(packed: bytes) -> StepPlan:
     """Read the scheduler's words; views of the buffer wherever possible."""
-    words = np.frombuffer(packed, dtype=np.uint32)
-    model, num_ops, num_rects, num_tokens, num_samplers, num_sampled, num_edits = words[:7].tolist()
-    at = HEADER_WORDS
-
-    def table(rows: int, columns: int) -> Ints:
-        nonlocal at
-        start, at = at, at + rows * columns
-        return words[start:at].reshape(rows, columns)
-
-    kv_ops = table(num_ops, 6)
-    rects = [Rect(*row) for row in table(num_rects, 6).tolist()]
-    tokens = table(num_tokens, 1)[:, 0]
-    positions = table(num_tokens, 1)[:, 0]
-    rows = table(num_samplers, 10)
+    reader = _Reader(np.frombuffer(packed, dtype=np.uint32))
+    header = reader.take(HEADER_WORDS).tolist()
+    model, num_ops, num_rects, num_tokens, num_samplers, num_sampled, num_edits = header[:7]
+    kv_ops = reader.table(num_ops, 6)
+    rects = reader.rects(num_rects)
+    tokens, positions = reader.take(num_tokens), reader.take(num_tokens)
+    rows = reader.table(num_samplers, 10)
     floats = rows.view(np.float32)
     return StepPlan(
         model=model,
@@ -95,9 +148,28 @@ def unpack(packed: bytes) -> StepPlan:
             logprobs=rows[:, 8],
             constraint=rows[:, 9],
         ),
-        sampled=table(num_sampled, 1)[:, 0],
-        noise_keys=table(num_sampled, 2),
-        edits=table(num_edits, 6),
+        sampled=reader.take(num_sampled),
+        noise_keys=reader.table(num_sampled, 2),
+        edits=reader.table(num_edits, 6),
+        draft=None if reader.is_empty else _unpack_draft(reader),
+    )
+
+
+def _unpack_draft(reader: _Reader) -> DraftPlan:
+    """What `DraftPlan::pack` writes."""
+    header = reader.take(6).tolist()
+    read_rects, num_read, round_rects, num_round, num_rows, num_rounds = header
+    read = Laid(reader.rects(read_rects), reader.take(num_read), reader.take(num_read))
+    rects, positions = reader.rects(round_rects), reader.take(num_round)
+    rows = reader.table(num_rows, 4)
+    return DraftPlan(
+        read=read,
+        round=Laid(rects, np.zeros(num_round, np.uint32), positions),
+        sampler=rows[:, 0],
+        num_drafts=rows[:, 1],
+        read_at=rows[:, 2],
+        round_at=rows[:, 3],
+        num_rounds=num_rounds,
     )
 
 

@@ -56,16 +56,19 @@ def draw(
     *,
     sort: bool,
     xtc: Xtc | None = None,
+    exact: bool = True,
 ) -> mx.array:
     """Draw one token per row: (rows,) uint32.
 
     logits: (rows, vocab), any float type. keys: (rows, 2) uint32. temperature > 0 in every row.
     sort: whether any row truncates by top-k or top-p. xtc: None where no row asks for it.
+    exact: whether to look if the candidates suffice to truncate by, which synchronises; a draft may
+    do without.
     """
     scaled = logits.astype(mx.float32) / truncation.temperature[:, None]
     floor = scaled.max(axis=-1) + mx.log(truncation.min_p)
     if sort:
-        floor = mx.maximum(floor, _sorted_floor(scaled, truncation))
+        floor = mx.maximum(floor, _sorted_floor(scaled, truncation, exact=exact))
     kept = mx.where(scaled >= floor[:, None], scaled, -mx.inf)
     if xtc is not None:
         kept = _without_top_choices(kept, keys, xtc)
@@ -88,7 +91,7 @@ def _without_top_choices(scaled: mx.array, keys: mx.array, xtc: Xtc) -> mx.array
     return mx.where(happens[:, None] & dropped, -mx.inf, scaled)
 
 
-def _sorted_floor(scaled: mx.array, truncation: Truncation) -> mx.array:
+def _sorted_floor(scaled: mx.array, truncation: Truncation, *, exact: bool) -> mx.array:
     """Smallest logit (rows,) that top-k and top-p keep; equal logits are kept together.
 
     Sorting a whole vocabulary costs more than the rest of sampling, so the candidates are sorted
@@ -98,7 +101,7 @@ def _sorted_floor(scaled: mx.array, truncation: Truncation) -> mx.array:
     if vocab > NUM_CANDIDATES:
         top = -mx.partition(-scaled, NUM_CANDIDATES - 1, axis=-1)[:, :NUM_CANDIDATES]
         floor, decided = _floor_among(top, scaled, truncation)
-        if mx.all(decided).item():
+        if not exact or mx.all(decided).item():
             return floor
     return _floor_among(scaled, scaled, truncation)[0]
 

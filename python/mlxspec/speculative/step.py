@@ -10,13 +10,13 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.nn.layers.base import Module
 
 from mlxspec.model.attention import StepAttention
-from mlxspec.model.forward import CompiledForward, call_model
+from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
 from mlxspec.speculative.constrain import Constraints, Masks
+from mlxspec.speculative.drafter import Drafter
 from mlxspec.speculative.edits import Edits
 from mlxspec.speculative.logprobs import logprob_words
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
@@ -24,23 +24,22 @@ from mlxspec.speculative.sample import Truncation, Xtc, draw
 
 
 class Target:
-    """A loaded model and its KV rows. `windows`: per layer its sliding window, or None.
+    """A loaded model, its KV rows, and its drafter, whose layers lie in the same rows.
 
-    compiled: set when steps over whole slabs are to run as one traced function.
     constraints: the grammars of its running requests, by the keys in plans.
     """
 
-    def __init__(self, model: Module, store: KVStore, windows: list[int | None]) -> None:
-        self.model = model
+    def __init__(self, network: Network, store: KVStore, drafter: Drafter | None = None) -> None:
+        self.network = network
         self.store = store
-        self.windows = windows
-        self.compiled: CompiledForward | None = None
+        self.drafter = drafter
         self.constraints = Constraints()
 
 
 def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     """Run the plan's tokens through the model; KV is written, evaluated, and stays.
 
+    The drafter, if it has work, goes first; all of it is one graph.
     Returns (num_samplers + num_sampled + n,) uint32: per sampling row how many drafts it keeps,
     then the target's token at every sampled position, then the `logprob_words` of the rows that
     ask for them; None if no row samples. One synchronisation.
@@ -53,13 +52,15 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
         [int(plan.positions[rect.first]) for rect in plan.rects],
         mx.array(plan.sampled) if samples else None,
     )
-    logits = _forward(target, attention, mx.array(plan.tokens))
+    tokens = _with_drafts(target, plan)
+    logits = target.network(attention, tokens)
     if not samples:
         mx.eval(attention.touched())
         return None
     masks = target.constraints.masks(plan)
-    drawn = draw_targets(logits, plan.samplers, plan.noise_keys, plan.edits, masks)
-    kept = _count_kept(drawn, plan)
+    edits = Edits.unpack(plan.edits)
+    drawn = draw_targets(logits, plan.samplers, plan.noise_keys, edits, masks)
+    kept = _count_kept(drawn, tokens, plan)
     answer = mx.concatenate([kept, drawn])
     if plan.samplers.logprobs.any():
         answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
@@ -69,34 +70,55 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     return answer
 
 
-def _forward(target: Target, attention: StepAttention, tokens: mx.array) -> mx.array:
-    """Logits (num_sampled, vocab) of the sampled tokens, lazily."""
-    if target.compiled is not None and attention.is_whole_slabs:
-        logits = target.compiled(attention, tokens)
-    else:
-        logits = call_model(target.model, target.windows, attention, tokens)
-    if attention.sampled is None or attention.selected:
-        return logits
-    return logits[attention.sampled]
+def _with_drafts(target: Target, plan: StepPlan) -> mx.array:
+    """The step's tokens (num_tokens,), those that the drafter writes filled in; lazily."""
+    tokens = mx.array(plan.tokens)
+    if plan.draft is None:
+        return tokens
+    assert target.drafter is not None
+
+    def draw(logits: mx.array, nth: int) -> mx.array:
+        return draw_targets(logits, *_as_target_would(plan, nth), exact=False)
+
+    drafts = target.drafter.draft(target.store.slabs, plan.draft, draw)
+    if drafts is not None:
+        rows, nth = plan.draft.written
+        first = plan.samplers.first[plan.draft.sampler[rows]]
+        tokens[mx.array(plan.sampled[first + 1 + nth])] = drafts[mx.array(rows), mx.array(nth)]
+    return tokens
+
+
+def _as_target_would(plan: StepPlan, nth: int) -> tuple[Samplers, Ints, Edits]:
+    """How the drafting rows draw their `nth` draft: as the target will there, noise and all.
+
+    A row that verifies fewer drafts is drafted for along with the others, anyhow.
+    """
+    assert plan.draft is not None
+    rows = plan.draft.sampler
+    at = plan.samplers.first[rows] + np.minimum(nth, plan.samplers.num_drafts[rows])
+    each = np.arange(len(rows), dtype=np.uint32)
+    samplers = _rows(plan.samplers, rows)._replace(first=each, num_drafts=each * np.uint32(0))
+    return samplers, plan.noise_keys[at], Edits.unpack(plan.edits).among(at.astype(np.int64))
 
 
 def draw_targets(
     logits: mx.array,
     samplers: Samplers,
     noise_keys: Ints,
-    packed_edits: Ints,
+    edits: Edits,
     masks: Masks | None = None,
+    *,
+    exact: bool = True,
 ) -> mx.array:
     """The target's own token (num_sampled,) uint32 at every sampled position.
 
     logits: (num_sampled, vocab), the positions of a sampling row one after another.
-    noise_keys: (num_sampled, 2). packed_edits: see `Edits.unpack`. masks: what grammars allow.
+    noise_keys: (num_sampled, 2). masks: what grammars allow. exact: see `draw`.
     Greedy rows take the largest logit; only rows that ask for more pay for more.
     """
     tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
-    if not (samplers.temperature.any() or len(packed_edits) or masks):
+    if not (samplers.temperature.any() or len(edits.kind) or masks):
         return tokens
-    edits = Edits.unpack(packed_edits)
     row = samplers.of_positions()
     shaped = samplers.temperature[row] > 0
     shaped[edits.position] = True
@@ -108,7 +130,8 @@ def draw_targets(
     if masks is not None:
         edited = masks.apply(edited, np.searchsorted(own, masks.position))
     edited = edits.apply(edited)
-    tokens[at] = _draw(edited, _rows(samplers, row[own]), noise_keys[own], edits)
+    how = _rows(samplers, row[own])
+    tokens[at] = _draw(edited, how, noise_keys[own], edits, exact=exact)
     return tokens
 
 
@@ -117,7 +140,9 @@ def _rows(samplers: Samplers, row: np.ndarray[Any, Any]) -> Samplers:
     return Samplers._make(column[row] for column in samplers)
 
 
-def _draw(logits: mx.array, per_position: Samplers, noise_keys: Ints, edits: Edits) -> mx.array:
+def _draw(
+    logits: mx.array, per_position: Samplers, noise_keys: Ints, edits: Edits, *, exact: bool
+) -> mx.array:
     """Tokens (positions,) uint32 of edited logits (positions, vocab); samplers by position."""
     tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
     random = np.flatnonzero(per_position.temperature > 0)
@@ -135,16 +160,18 @@ def _draw(logits: mx.array, per_position: Samplers, noise_keys: Ints, edits: Edi
     if how.xtc_probability.any():
         spared = edits.among(random).spared((len(random), logits.shape[-1]))
         xtc = Xtc(mx.array(how.xtc_probability), mx.array(how.xtc_threshold), spared)
-    tokens[at] = draw(logits[at], mx.array(noise_keys[random]), truncation, sort=sort, xtc=xtc)
+    tokens[at] = draw(
+        logits[at], mx.array(noise_keys[random]), truncation, sort=sort, xtc=xtc, exact=exact
+    )
     return tokens
 
 
-def _count_kept(drawn: mx.array, plan: StepPlan) -> mx.array:
+def _count_kept(drawn: mx.array, tokens: mx.array, plan: StepPlan) -> mx.array:
     """Drafts kept by each sampling row: (num_samplers,) uint32."""
     first, num_drafts = plan.samplers.first, plan.samplers.num_drafts
     longest = int(num_drafts.max())
     if longest == 0:
         return mx.zeros(len(first), mx.uint32)
     at = np.minimum(first[:, None] + np.arange(longest), len(plan.sampled) - 2)
-    drafts = plan.tokens[plan.sampled[at + 1]]
-    return accept_prefix(drawn[mx.array(at)], mx.array(drafts), mx.array(num_drafts))
+    drafts = tokens[mx.array(plan.sampled[at + 1])]
+    return accept_prefix(drawn[mx.array(at)], drafts, mx.array(num_drafts))

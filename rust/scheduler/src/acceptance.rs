@@ -3,10 +3,10 @@
 use crate::draft::{Draft, Drafter};
 
 /// Strength of the model-wide acceptance rate as prior of a request's own, in observations.
-const PRIOR_WEIGHT: f32 = 8.0;
+pub(crate) const PRIOR_WEIGHT: f32 = 8.0;
 /// Forgetting per observation: of a request, and of the model.
-const REQUEST_DECAY: f32 = 0.97;
-const MODEL_DECAY: f32 = 0.999;
+pub(crate) const REQUEST_DECAY: f32 = 0.97;
+pub(crate) const MODEL_DECAY: f32 = 0.999;
 
 /// Time that a request may lose to wrong drafts, in tokens of plain decoding: at the start, more
 /// with every step, and at most, however much right ones have won.
@@ -53,6 +53,11 @@ impl Default for Posterior {
 }
 
 impl Posterior {
+    /// What the request may lose to wrong drafts now.
+    pub fn credit(&self) -> f32 {
+        self.credit
+    }
+
     /// What the request may put on a draft whose first token is accepted with this chance.
     pub fn stake(&self, chance: f32) -> f32 {
         self.credit * chance
@@ -107,7 +112,7 @@ impl Acceptance {
     }
 }
 
-fn decay_and_add(entry: &mut (f32, f32), decay: f32, hit: f32) {
+pub(crate) fn decay_and_add(entry: &mut (f32, f32), decay: f32, hit: f32) {
     entry.0 = entry.0 * decay + hit;
     entry.1 = entry.1 * decay + 1.0;
 }

@@ -10,7 +10,8 @@
 //!   tokens   a b c d               c1 c2 c3              p q r s t
 //! ```
 
-use crate::draft::Draft;
+use crate::draft::{Draft, Drafter};
+use crate::draft_plan::DraftPlan;
 use crate::edits::{Change, Edit};
 use crate::ids::{ModelId, RequestId, SlabId};
 use crate::rows::KvOp;
@@ -43,8 +44,14 @@ pub struct Rect {
     pub view: u32,
 }
 
+impl Rect {
+    pub(crate) fn pack(&self) -> [u32; 6] {
+        [self.slab.0, self.slot, self.rows, self.width, self.first, self.view]
+    }
+}
+
 /// One request's part in a step.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PlannedRow {
     /// Whose part.
     pub request: RequestId,
@@ -52,14 +59,42 @@ pub struct PlannedRow {
     pub index: usize,
     /// Known tokens computed in this step.
     pub num_new: u32,
-    /// Drafts verified behind them.
-    pub drafts: Vec<Draft>,
     /// Whether a new token is drawn: the known tokens end in this step.
     pub samples: bool,
+    /// Drafts from text, verified behind them.
+    pub drafts: Vec<Draft>,
+    /// Known tokens that the draft model reads in this step.
+    pub num_read: u32,
+    /// Drafts that the draft model is to write in this step, verified where there are none from text.
+    pub num_unwritten: u32,
+}
+
+impl PlannedRow {
+    /// Drafts verified in this step, whoever makes them.
+    pub fn num_drafts(&self) -> usize {
+        self.drafts.len() + self.num_unwritten as usize
+    }
+
+    /// Who made each of them, in order.
+    pub fn drafters(&self) -> impl Iterator<Item = Drafter> {
+        let unwritten = std::iter::repeat_n(Drafter::Model, self.num_unwritten as usize);
+        self.drafts.iter().map(|draft| draft.drafter).chain(unwritten)
+    }
+}
+
+/// The tokens of one forward, rectangle by rectangle, and where they lie in KV memory.
+#[derive(Debug, Default, Clone)]
+pub struct Laid {
+    /// The rectangles.
+    pub rects: Vec<Rect>,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Position of each token in its row.
+    pub positions: Vec<u32>,
 }
 
 /// One forward of one model over a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StepPlan {
     /// The model to run.
     pub model: ModelId,
@@ -82,6 +117,8 @@ pub struct StepPlan {
     pub noise: Vec<[u32; 2]>,
     /// Changes of logits before drawing, row by row.
     pub edits: Vec<Edit>,
+    /// What the draft model does first, if anything.
+    pub draft: Option<Box<DraftPlan>>,
 }
 
 /// How one row draws and verifies.
@@ -153,11 +190,29 @@ pub struct StepOutcome {
 }
 
 impl StepPlan {
+    /// A forward in which nobody samples yet.
+    pub(crate) fn of(model: ModelId, laid: Laid) -> Self {
+        Self {
+            model,
+            kv_ops: Vec::new(),
+            rows: Vec::new(),
+            rects: laid.rects,
+            tokens: laid.tokens,
+            positions: laid.positions,
+            samplers: Vec::new(),
+            sampled: Vec::new(),
+            noise: Vec::new(),
+            edits: Vec::new(),
+            draft: None,
+        }
+    }
+
     /// Pack the step for the runner: 32-bit words, floats by their bits.
     ///
     /// Header of 8 words: model, then the number of KV operations, rectangles, tokens, samplers,
     /// sampled positions, edits, and one unused. Then the tables in that order; tokens and positions are
-    /// two tables of one word per entry, `sampled` has three (index, noise key).
+    /// two tables of one word per entry, `sampled` has three (index, noise key). Then the draft
+    /// model's part, if it has one, see [`DraftPlan::pack`].
     pub fn pack(&self) -> Vec<u32> {
         let mut words = vec![
             self.model.0,
@@ -170,9 +225,7 @@ impl StepPlan {
             0,
         ];
         words.extend(self.kv_ops.iter().flat_map(pack_op));
-        words.extend(
-            self.rects.iter().flat_map(|r| [r.slab.0, r.slot, r.rows, r.width, r.first, r.view]),
-        );
+        words.extend(self.rects.iter().flat_map(Rect::pack));
         words.extend(&self.tokens);
         words.extend(&self.positions);
         words.extend(self.samplers.iter().flat_map(|s| {
@@ -196,6 +249,9 @@ impl StepPlan {
         words.extend(&self.sampled);
         words.extend(self.noise.iter().flatten());
         words.extend(self.edits.iter().flat_map(pack_edit));
+        if let Some(draft) = &self.draft {
+            draft.pack(&mut words);
+        }
         words
     }
 }

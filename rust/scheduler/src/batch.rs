@@ -27,8 +27,10 @@ pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -
             request: request.id,
             index,
             num_new,
-            drafts: Vec::new(),
             samples: num_new == pending,
+            drafts: Vec::new(),
+            num_read: 0,
+            num_unwritten: 0,
         });
     }
     rows

@@ -56,6 +56,17 @@ pub struct ModelShape {
     pub rect_cost: f32,
     /// Names the tokenizer: texts of another one mean nothing here.
     pub fingerprint: String,
+    /// What is known of its draft model, if it has one.
+    pub draft_model: Option<DraftModelShape>,
+}
+
+/// What a draft model's forwards cost.
+#[derive(Debug, Clone)]
+pub struct DraftModelShape {
+    /// As [`ModelShape::step_cost`].
+    pub step_cost: Vec<(u32, f32)>,
+    /// As [`ModelShape::rect_cost`].
+    pub rect_cost: f32,
 }
 
 impl ModelShape {

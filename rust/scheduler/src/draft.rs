@@ -9,11 +9,13 @@ pub enum Drafter {
     Prediction,
     /// What followed it in the answers to other requests of the same salt.
     Shared,
+    /// What a draft model writes, in the step that verifies it.
+    Model,
 }
 
 impl Drafter {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 3] = [Self::Suffix, Self::Prediction, Self::Shared];
+    pub const ALL: [Self; 4] = [Self::Suffix, Self::Prediction, Self::Shared, Self::Model];
 
     /// Position in tables of one entry per drafter.
     pub fn index(self) -> usize {
@@ -26,6 +28,7 @@ impl Drafter {
             Self::Suffix => "suffix",
             Self::Prediction => "prediction",
             Self::Shared => "shared_suffix",
+            Self::Model => "draft_model",
         }
     }
 }

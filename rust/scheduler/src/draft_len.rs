@@ -114,24 +114,53 @@ impl DraftLen {
         base.rows as f32 * (drafting - plain).max(0.0) / plain
     }
 
-    /// Choose each candidate's number of drafts, written to `lens` in the candidates' order.
-    pub fn choose(&mut self, candidates: &[Candidate], base: StepBase, lens: &mut Vec<usize>) {
-        lens.clear();
-        lens.resize(candidates.len(), 0);
-        if base.padded_slots > 0 {
-            self.choose_width(candidates, base, lens);
-        } else {
-            self.choose_positions(candidates, base, lens);
-        }
+    /// Time, in tokens of plain decoding of all rows together.
+    pub fn tokens_in(&self, ms: f32, base: StepBase) -> f32 {
+        base.rows as f32 * ms / self.plain_ms(base)
+    }
+
+    /// Choose each candidate's number of drafts, written to `lens` in the candidates' order. Returns
+    /// tokens per millisecond that these promise, or that any were to beat.
+    pub fn choose(
+        &mut self,
+        candidates: &[Candidate],
+        base: StepBase,
+        lens: &mut Vec<usize>,
+    ) -> f32 {
+        let rate = self.fill(candidates, base, 0.0, lens);
         if lens.iter().any(|&len| len > 0) {
             self.parked_steps = 0;
         } else {
             self.probe(candidates, base, lens);
         }
+        rate
+    }
+
+    /// The same without probes, where drafts take `making_ms` to make.
+    pub fn fill(
+        &mut self,
+        candidates: &[Candidate],
+        base: StepBase,
+        making_ms: f32,
+        lens: &mut Vec<usize>,
+    ) -> f32 {
+        lens.clear();
+        lens.resize(candidates.len(), 0);
+        if base.padded_slots > 0 {
+            self.choose_width(candidates, base, making_ms, lens)
+        } else {
+            self.choose_positions(candidates, base, making_ms, lens)
+        }
     }
 
     /// Every row its own length: the best positions of all rows, best first.
-    fn choose_positions(&mut self, candidates: &[Candidate], base: StepBase, lens: &mut [usize]) {
+    fn choose_positions(
+        &mut self,
+        candidates: &[Candidate],
+        base: StepBase,
+        making_ms: f32,
+        lens: &mut [usize],
+    ) -> f32 {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         for (row, candidate) in candidates.iter().enumerate() {
@@ -141,36 +170,44 @@ impl DraftLen {
         // Stable, and survival falls along a row: a row's positions stay in their order.
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         order.truncate(base.budget as usize);
-        for &(_, row, _) in &order[..self.best_count(&order, base)] {
+        let (count, rate) = self.best_count(&order, base, making_ms);
+        for &(_, row, _) in &order[..count] {
             lens[row as usize] += 1;
         }
         self.order = order;
+        rate
     }
 
-    /// How many of the best positions give most tokens per millisecond.
-    fn best_count(&self, order: &[Position], base: StepBase) -> usize {
-        let (mut best, mut best_rate) = (0, self.rate_to_beat(base));
+    /// How many of the best positions give most tokens per millisecond, and how many they give.
+    fn best_count(&self, order: &[Position], base: StepBase, making_ms: f32) -> (usize, f32) {
+        let mut best = (0, self.rate_to_beat(base));
         let (mut expected, mut rects) = (base.rows as f32, base.rects);
         for (index, &(chance, _, first)) in order.iter().enumerate() {
             expected += chance;
             rects += u32::from(first);
-            let rate = expected / self.drafting_ms(base, index as u32 + 1, rects);
-            if rate > best_rate {
-                (best, best_rate) = (index + 1, rate);
+            let rate = expected / (making_ms + self.drafting_ms(base, index as u32 + 1, rects));
+            if rate > best.1 {
+                best = (index + 1, rate);
             }
         }
         best
     }
 
     /// One width for all rows of the padded rectangles.
-    fn choose_width(&self, candidates: &[Candidate], base: StepBase, lens: &mut [usize]) {
+    fn choose_width(
+        &self,
+        candidates: &[Candidate],
+        base: StepBase,
+        making_ms: f32,
+        lens: &mut [usize],
+    ) -> f32 {
         let longest = candidates.iter().map(|it| it.survival.len()).max().unwrap_or(0);
         let (mut best, mut best_rate) = (0, self.rate_to_beat(base));
         for draft_len in DRAFT_WIDTHS.into_iter().take_while(|&len| len < 2 * longest.max(1)) {
             let padding = base.padded_slots * draft_len as u32;
             let drafted = candidates.iter().flat_map(|it| it.survival.iter().take(draft_len));
             let expected = base.rows as f32 + drafted.sum::<f32>();
-            let rate = expected / self.drafting_ms(base, padding, base.rects);
+            let rate = expected / (making_ms + self.drafting_ms(base, padding, base.rects));
             if padding <= base.budget && rate > best_rate {
                 (best, best_rate) = (draft_len, rate);
             }
@@ -178,6 +215,7 @@ impl DraftLen {
         for (len, candidate) in lens.iter_mut().zip(candidates) {
             *len = best.min(candidate.survival.len());
         }
+        best_rate
     }
 
     fn rate_to_beat(&self, base: StepBase) -> f32 {

@@ -1,13 +1,19 @@
 //! What drafts the rows of a step get: drafters propose, the controller cuts to what pays.
 //!
-//! For each row that decodes, [`Drafting::draft`] asks the drafters what comes next. Whoever answers, [`DraftLen`] then decides how many of the drafts this step verifies, and
-//! [`Drafting::settle`] learns from what verification kept.
+//! For each row that decodes, [`Drafting::draft`] asks the drafters what comes next. Whoever answers,
+//! [`DraftLen`] then decides how many of the drafts this step verifies, and [`Drafting::settle`] learns
+//! from what verification kept. A draft model's drafts are not known before the step runs, and take
+//! time to make; [`Choice`] weighs them against the others.
 
 use crate::action::{PlannedRow, StepPlan};
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::corpus::{BYTES_PER_TOKEN, Corpus};
 use crate::draft::{Draft, Drafter};
+use crate::draft_choice::{Choice, MAX_ROUNDS, ModelOffer, Offer, model_pays};
 use crate::draft_len::{Candidate, DraftLen, StepBase};
+use crate::draft_model::DraftModel;
+use crate::draft_plan::NEARLY_READ;
+use crate::edits::reads_drafts;
 use crate::request::Request;
 use crate::rows::RowPool;
 use crate::step_cost::StepCost;
@@ -29,12 +35,17 @@ pub struct UndraftedStep<'a> {
 }
 
 impl UndraftedStep<'_> {
-    /// Most drafts for this row: they end with the KV row and one token short of the request.
-    fn room(&self, planned: &PlannedRow) -> usize {
-        let request = &self.running[planned.index];
-        let Some(row) = request.row else { return 0 };
-        let room = self.pool.capacity(row).saturating_sub(self.shape.row_need(request.len()));
-        room.min(request.num_remaining().saturating_sub(1)) as usize
+    /// Positions behind the request's tokens that drafts may be written to.
+    fn kv_room(&self, request: &Request) -> usize {
+        let capacity = request.row.map_or(0, |row| self.pool.capacity(row));
+        capacity.saturating_sub(self.shape.row_need(request.len())) as usize
+    }
+
+    /// Known tokens that the draft model may read while the target computes this step's.
+    fn read_budget(&self, rows: &[PlannedRow]) -> u32 {
+        let decodes = rows.iter().any(|it| it.num_new == 1);
+        let chunk = if decodes { self.shape.prefill_chunk } else { u32::MAX };
+        self.shape.step_tokens.min(chunk)
     }
 
     /// What the step costs before any draft.
@@ -63,9 +74,17 @@ pub struct Drafting {
     draft_len: DraftLen,
     /// The latest answers, to draft others from; absent where none are kept.
     pub shared: Option<Corpus>,
-    lens: Vec<usize>,
-    /// What each draft of the step under way costs, in tokens of plain decoding.
-    price: f32,
+    model: Option<DraftModel>,
+    price: Price,
+}
+
+/// What drafts of the step under way cost, in tokens of plain decoding.
+#[derive(Debug, Default, Clone, Copy)]
+struct Price {
+    /// Each draft verified.
+    draft: f32,
+    /// Each row that the draft model drafts for.
+    model_row: f32,
 }
 
 impl Drafting {
@@ -76,51 +95,110 @@ impl Drafting {
             shared: (config.shared_suffix_bytes > 0).then(|| {
                 Corpus::new(Drafter::Shared, config.shared_suffix_bytes / BYTES_PER_TOKEN)
             }),
-            lens: Vec::new(),
-            price: 0.0,
+            model: shape.draft_model.as_ref().map(DraftModel::new),
+            price: Price::default(),
         }
+    }
+
+    /// Go on without the draft model. False if there is none.
+    pub fn give_up_model(&mut self) -> bool {
+        self.model.take().is_some()
     }
 
     /// Give decoding rows as many drafts as pay. A prompt's end says little about its answer's first
     /// words: drafting there only delays the first token.
     pub fn draft(&mut self, rows: &mut [PlannedRow], step: &UndraftedStep<'_>, max_draft: usize) {
-        let (mut candidates, mut stakes, mut drafted) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, planned) in rows.iter().enumerate().filter(|(_, it)| it.num_new == 1 && it.samples)
-        {
-            let request = &step.running[planned.index];
-            let drafts = self.propose(request, max_draft.min(step.room(planned)));
-            let candidate = Candidate::new(&self.draft_len.acceptance, &request.posterior, drafts);
-            if let Some(&chance) = candidate.survival.first() {
-                stakes.push(request.posterior.stake(chance));
-                candidates.push(candidate);
-                drafted.push(at);
-            }
-        }
-        if candidates.is_empty() {
+        let base = step.base(rows);
+        let lags = self.read(rows, step);
+        let mut offers = self.offers(rows, step, max_draft, &lags);
+        if offers.is_empty() {
             return;
         }
-        let mut lens = std::mem::take(&mut self.lens);
-        let base = step.base(rows);
-        self.draft_len.afford(&mut candidates, &stakes, base);
-        self.draft_len.choose(&candidates, base, &mut lens);
-        self.price = self.price_each(base, &lens);
-        for ((candidate, &len), at) in candidates.iter_mut().zip(&lens).zip(drafted) {
-            candidate.drafts.truncate(len);
-            rows[at].drafts = std::mem::take(&mut candidate.drafts);
+        let mut choice = Choice::of_text(&offers, &mut self.draft_len, base);
+        if let Some(model) = &mut self.model {
+            let with_model = Choice::with_model(&offers, &mut self.draft_len, model, base);
+            choice = with_model.filter(|it| it.rate > choice.rate).unwrap_or(choice);
+            let waits = offers.iter().any(|offer| offer.model.is_some());
+            if waits && model.is_due(choice.model_work().0 > 0) {
+                choice.probe(&offers, &self.draft_len, model, base);
+            }
         }
-        self.lens = lens;
+        self.price = self.price_of(&choice, base);
+        for (&(offer, lag), &len) in choice.drafted.iter().zip(&choice.lens) {
+            offers[offer].carry_out(rows, lag, len);
+        }
     }
 
-    /// What each of the chosen drafts costs, in tokens of plain decoding.
-    fn price_each(&self, base: StepBase, lens: &[usize]) -> f32 {
-        let total: usize = lens.iter().sum();
+    /// Have the draft model read along with those it may draft for. Returns, for rows that it could
+    /// draft for in this step, the tokens that it would read first.
+    fn read(&self, rows: &mut [PlannedRow], step: &UndraftedStep<'_>) -> Vec<Option<u32>> {
+        let Some(model) = &self.model else {
+            return vec![None; rows.len()];
+        };
+        let decoding = rows.iter().filter(|it| it.num_new == 1).count().max(1) as u32;
+        let pays = model_pays(model, &self.draft_len, decoding, step.shape.padded);
+        let mut left = step.read_budget(rows);
+        let read = |planned: &mut PlannedRow| {
+            let request = &step.running[planned.index];
+            let may = request.speculates() && !reads_drafts(request);
+            if !(may && (pays || DraftModel::samples(request.id))) {
+                return None;
+            }
+            let lag = request.num_computed + planned.num_new - request.num_read;
+            let decodes = planned.num_new == 1 && planned.samples;
+            if decodes && lag <= NEARLY_READ {
+                return Some(lag);
+            }
+            let now = lag.min(left);
+            left -= now;
+            if decodes && now == lag {
+                return Some(lag);
+            }
+            planned.num_read = now;
+            None
+        };
+        rows.iter_mut().map(read).collect()
+    }
+
+    fn offers(
+        &self,
+        rows: &[PlannedRow],
+        step: &UndraftedStep<'_>,
+        max_draft: usize,
+        lags: &[Option<u32>],
+    ) -> Vec<Offer> {
+        let decoding = rows.iter().enumerate().filter(|(_, it)| it.num_new == 1 && it.samples);
+        let offers = decoding.map(|(at, planned)| {
+            let request = &step.running[planned.index];
+            let (room, posterior) = (step.kv_room(request), &request.posterior);
+            let most = max_draft.min(room).min(request.num_remaining().saturating_sub(1) as usize);
+            let text =
+                Candidate::new(&self.draft_len.acceptance, posterior, self.propose(request, most));
+            let by_model = |(model, lag): (&DraftModel, u32)| {
+                let survival = model.survival(&request.place_rates, most.min(MAX_ROUNDS));
+                ModelOffer { lag, room: room.min(max_draft), survival }
+            };
+            let model = self.model.as_ref().zip(lags[at]).filter(|_| most > 0).map(by_model);
+            Offer { at, credit: posterior.credit(), text, model }
+        });
+        offers.filter(|it| it.model.is_some() || !it.text.survival.is_empty()).collect()
+    }
+
+    fn price_of(&self, choice: &Choice, base: StepBase) -> Price {
+        let total: usize = choice.lens.iter().sum();
         if total == 0 {
-            return 0.0;
+            return Price::default();
         }
-        let rows = lens.iter().filter(|&&len| len > 0).count() as u32;
-        let longest = lens.iter().copied().max().unwrap_or(0);
+        let rows = choice.lens.iter().filter(|&&len| len > 0).count() as u32;
+        let longest = choice.lens.iter().copied().max().unwrap_or(0);
         let drafts = if base.padded_slots > 0 { longest } else { total };
-        self.draft_len.price(base, drafts as u32, rows) / total as f32
+        let draft = self.draft_len.price(base, drafts as u32, rows) / total as f32;
+        let (model_rows, read, rounds) = choice.model_work();
+        let making = self.model.as_ref().filter(|_| model_rows > 0).map_or(0.0, |model| {
+            let ms = model.ms(read, model_rows.max(base.padded_slots), rounds);
+            self.draft_len.tokens_in(ms, base) / model_rows as f32
+        });
+        Price { draft, model_row: making }
     }
 
     /// Milliseconds that decoding this many tokens takes.
@@ -129,19 +207,36 @@ impl Drafting {
     }
 
     /// A sampling row's step is over: learn from its drafts, of which `kept` were right.
-    pub fn settle(&mut self, request: &mut Request, drafts: &[Draft], kept: usize) {
-        if !drafts.is_empty() {
-            request.stats.count_draft(drafts, kept);
-            self.draft_len.acceptance.observe(&mut request.posterior, drafts, kept);
+    pub fn settle(&mut self, request: &mut Request, planned: &PlannedRow, kept: usize) {
+        let num_drafts = planned.num_drafts();
+        let mut cost = self.price.draft * num_drafts as f32;
+        if num_drafts > 0 {
+            request.stats.count_draft(planned, kept);
         }
-        request.posterior.settle(self.price * drafts.len() as f32, kept);
+        if !planned.drafts.is_empty() {
+            self.draft_len.acceptance.observe(&mut request.posterior, &planned.drafts, kept);
+        } else if let Some(model) = self.model.as_mut().filter(|_| num_drafts > 0) {
+            model.observe(&mut request.place_rates, num_drafts, kept);
+            cost += self.price.model_row;
+        }
+        request.posterior.settle(cost, kept);
     }
 
-    /// Learn what a step cost; those with prompts in them say nothing of drafts.
+    /// Learn what a step cost; those with prompts in them say nothing of drafts. A draft model's part
+    /// is not timed on its own: it was as much slower than expected as the whole.
     pub fn observe_cost(&mut self, plan: &StepPlan, ms: f32) {
         let decodes = plan.rows.iter().all(|it| it.num_new == 1) && !plan.rows.is_empty();
-        if decodes && plan.kv_ops.is_empty() {
-            self.draft_len.cost.observe(plan.tokens.len() as u32, plan.rects.len() as u32, ms);
+        if !decodes || !plan.kv_ops.is_empty() {
+            return;
+        }
+        let (tokens, rects) = (plan.tokens.len() as u32, plan.rects.len() as u32);
+        let drafted = self.model.as_mut().zip(plan.draft.as_deref());
+        let model_ms = drafted.as_ref().map_or(0.0, |(model, plan)| model.plan_ms(plan));
+        let target_ms = self.draft_len.cost.ms(tokens, rects);
+        let slowness = ms / (target_ms + model_ms);
+        self.draft_len.cost.observe(tokens, rects, target_ms * slowness);
+        if let Some((model, plan)) = drafted {
+            model.observe_cost(plan, slowness);
         }
     }
 
@@ -186,6 +281,7 @@ impl Drafting {
             }
             Drafter::Prediction => request.prediction.as_ref(),
             Drafter::Shared => self.shared.as_ref(),
+            Drafter::Model => None,
         };
         if let Some(corpus) = corpus {
             corpus.draft(&request.salt, &request.tokens, max, MIN_PATH_PROB, &mut drafts);

@@ -46,10 +46,18 @@ pub enum Change {
     Spare,
 }
 
-/// Append all edits of a row whose sampled positions begin at `at`, one more than it has drafts.
-pub fn push_edits(request: &Request, drafts: &[Draft], at: u32, edits: &mut Vec<Edit>) {
+/// Append all edits of a row of so many drafts, whose sampled positions, one more, begin at `at`.
+///
+/// Drafts that are not known yet edit nothing: [`reads_drafts`] tells who may not have any.
+pub fn push_edits(
+    request: &Request,
+    drafts: &[Draft],
+    num_drafts: u32,
+    at: u32,
+    edits: &mut Vec<Edit>,
+) {
     let sampling = &request.sampling;
-    let len = drafts.len() as u32 + 1;
+    let len = num_drafts + 1;
     let mut everywhere = |token, change| edits.push(Edit { at, len, token, change });
     for &token in sampling.allowed.iter().flatten() {
         everywhere(token, Change::Allow);
@@ -71,6 +79,12 @@ pub fn push_edits(request: &Request, drafts: &[Draft], at: u32, edits: &mut Vec<
     if request.counts.is_some() {
         push_penalties(request, drafts, at, edits);
     }
+}
+
+/// Whether edits of the request's logits, or its grammar, depend on the drafts before them.
+pub fn reads_drafts(request: &Request) -> bool {
+    let sampling = &request.sampling;
+    request.counts.is_some() || !sampling.banned.is_empty() || sampling.constraint != 0
 }
 
 const BAN: Change = Change::Add(f32::NEG_INFINITY);

@@ -324,8 +324,8 @@ impl Engine {
             stats.count_step(plan, outcome, taken.as_nanos() as u64);
         }
         let sampling = plan.rows.iter().filter(|row| row.samples);
-        for (row, &kept) in sampling.zip(&outcome.accepted).filter(|it| !it.0.drafts.is_empty()) {
-            self.stats.count_draft(row.drafts.len(), kept as usize);
+        for (row, &kept) in sampling.zip(&outcome.accepted).filter(|it| it.0.num_drafts() > 0) {
+            self.stats.count_draft(row.num_drafts(), kept as usize);
         }
     }
 

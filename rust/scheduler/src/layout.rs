@@ -6,7 +6,7 @@
 //! wide as the step's longest draft rounded up to one of a few widths; prefill chunks are padded
 //! too. The device sees few shapes. Padding is written behind a row's tokens and overwritten later.
 
-use crate::action::{PlannedRow, Rect, Sampler, StepPlan};
+use crate::action::{Laid, PlannedRow, Rect, Sampler, StepPlan};
 use crate::config::ModelShape;
 use crate::draft_len::DRAFT_WIDTHS;
 use crate::edits::push_edits;
@@ -17,40 +17,76 @@ use crate::rows::RowPool;
 /// Prefill chunks are padded to multiples of this many tokens.
 const PREFILL_PAD: u32 = 64;
 
-struct Placed<'a> {
-    planned: &'a PlannedRow,
-    request: &'a Request,
-    row: Row,
-    /// Where its tokens lie in the step: `num_head` of them from `head` on, the others from `rest`.
+/// What one row computes in one forward.
+pub(crate) struct Placed<'a> {
+    pub(crate) planned: &'a PlannedRow,
+    pub(crate) request: &'a Request,
+    pub(crate) row: Row,
+    /// Position of its first token.
+    pub(crate) start: u32,
+    /// Known tokens; drafts stand behind them.
+    pub(crate) num_known: u32,
+    /// Drafts, of which the runner fills in those that are not known yet.
+    pub(crate) num_drafts: u32,
+    /// Whether it shares a rectangle with its neighbours.
+    pub(crate) joins: bool,
+    /// Where its tokens lie in the forward: `num_head` of them from `head` on, the others from `rest`.
     head: u32,
     num_head: u32,
     rest: u32,
 }
 
-impl Placed<'_> {
+impl<'a> Placed<'a> {
+    /// The target's part: `None` for a request without a row.
+    fn verifying(planned: &'a PlannedRow, running: &'a [Request]) -> Option<Self> {
+        let request = &running[planned.index];
+        Some(Self {
+            num_drafts: planned.num_drafts() as u32,
+            joins: planned.num_new == 1,
+            ..Self::reading(planned, request, request.num_computed, planned.num_new)?
+        })
+    }
+
+    /// `num_known` known tokens from `start` on.
+    pub(crate) fn reading(
+        planned: &'a PlannedRow,
+        request: &'a Request,
+        start: u32,
+        num_known: u32,
+    ) -> Option<Self> {
+        Some(Self {
+            planned,
+            request,
+            row: request.row?,
+            start,
+            num_known,
+            num_drafts: 0,
+            joins: false,
+            head: 0,
+            num_head: 0,
+            rest: 0,
+        })
+    }
+
     fn width(&self) -> u32 {
-        self.planned.num_new + self.planned.drafts.len() as u32
+        self.num_known + self.num_drafts
     }
 
-    fn is_decoding(&self) -> bool {
-        self.planned.num_new == 1
-    }
-
-    /// Index in the step of one of its tokens.
-    fn at(&self, offset: u32) -> u32 {
+    /// Index in the forward of one of its tokens.
+    pub(crate) fn at(&self, offset: u32) -> u32 {
         match offset.checked_sub(self.num_head) {
             None => self.head + offset,
             Some(behind) => self.rest + behind,
         }
     }
 
+    /// One of its tokens; 0 for padding, and for drafts that are not known yet.
     fn token(&self, offset: u32) -> u32 {
-        let known = self.planned.num_new;
-        if offset < known {
-            self.request.tokens[(self.request.num_computed + offset) as usize]
-        } else {
-            self.planned.drafts.get((offset - known) as usize).map_or(0, |draft| draft.token)
-        }
+        let Some(nth) = offset.checked_sub(self.num_known) else {
+            return self.request.tokens[(self.start + offset) as usize];
+        };
+        let draft = self.planned.drafts.get(nth as usize).filter(|_| nth < self.num_drafts);
+        draft.map_or(0, |draft| draft.token)
     }
 }
 
@@ -62,31 +98,12 @@ pub fn lay_out(
     pool: &RowPool,
     shape: &ModelShape,
 ) -> StepPlan {
-    let mut plan = StepPlan {
-        model,
-        kv_ops: Vec::new(),
-        rows: Vec::new(),
-        rects: Vec::new(),
-        tokens: Vec::new(),
-        positions: Vec::new(),
-        samplers: Vec::new(),
-        sampled: Vec::new(),
-        noise: Vec::new(),
-        edits: Vec::new(),
-    };
-    let mut placed: Vec<Placed<'_>> = rows
-        .iter()
-        .filter_map(|planned| {
-            let request = &running[planned.index];
-            Some(Placed { planned, request, row: request.row?, head: 0, num_head: 0, rest: 0 })
-        })
-        .collect();
-    placed.sort_unstable_by_key(|it| it.row);
-    let decode_width = padded_width(&placed);
-    let mut layout = Layout { plan: &mut plan, running, pool, shape, decode_width };
-    for group in placed.chunk_by_mut(|a, b| a.row.slab == b.row.slab) {
-        layout.slab(group);
-    }
+    let mut placed: Vec<Placed<'_>> =
+        rows.iter().filter_map(|planned| Placed::verifying(planned, running)).collect();
+    let computed: Vec<u32> = running.iter().map(|request| request.num_computed).collect();
+    let field = Field { running, computed: &computed, pool, shape };
+    let laid = field.lay(&mut placed);
+    let mut plan = StepPlan::of(model, laid);
     placed.sort_unstable_by_key(|it| it.planned.index);
     for it in &placed {
         sample(&mut plan, it);
@@ -98,7 +115,7 @@ pub fn lay_out(
 
 /// The longest decode row, rounded up to one of a few widths.
 fn padded_width(placed: &[Placed<'_>]) -> u32 {
-    let longest = placed.iter().filter(|it| it.is_decoding()).map(Placed::width).max().unwrap_or(1);
+    let longest = placed.iter().filter(|it| it.joins).map(Placed::width).max().unwrap_or(1);
     let widths = DRAFT_WIDTHS.iter().map(|&drafts| drafts as u32 + 1);
     std::iter::once(1).chain(widths).find(|&width| width >= longest).unwrap_or(longest)
 }
@@ -110,10 +127,10 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
     }
     let sampling = &it.request.sampling;
     let (last, first) = (it.planned.num_new - 1, plan.sampled.len() as u32);
-    push_edits(it.request, &it.planned.drafts, first, &mut plan.edits);
+    push_edits(it.request, &it.planned.drafts, it.num_drafts, first, &mut plan.edits);
     plan.samplers.push(Sampler {
         first,
-        num_drafts: it.planned.drafts.len() as u32,
+        num_drafts: it.num_drafts,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
         min_p: sampling.min_p,
@@ -123,30 +140,57 @@ fn sample(plan: &mut StepPlan, it: &Placed<'_>) {
         logprobs: sampling.logprobs,
         constraint: sampling.constraint,
     });
-    for offset in 0..=it.planned.drafts.len() as u32 {
+    for offset in 0..=it.num_drafts {
         plan.sampled.push(it.at(last + offset));
         plan.noise.push(it.request.noise_key(it.request.len() + offset));
     }
 }
 
+/// Where forwards of one model are laid out.
+pub(crate) struct Field<'a> {
+    /// The running requests, in order of ids.
+    pub(crate) running: &'a [Request],
+    /// Of each, the positions that this model's KV holds already.
+    pub(crate) computed: &'a [u32],
+    pub(crate) pool: &'a RowPool,
+    pub(crate) shape: &'a ModelShape,
+}
+
+impl Field<'_> {
+    /// Lay out one forward; sorts the rows by where they lie.
+    pub(crate) fn lay(&self, placed: &mut [Placed<'_>]) -> Laid {
+        self.lay_ahead(placed, 0)
+    }
+
+    /// The same for a forward that is repeated, each time one position on, until `ahead` positions
+    /// further: its views hold for all of them.
+    pub(crate) fn lay_ahead(&self, placed: &mut [Placed<'_>], ahead: u32) -> Laid {
+        placed.sort_unstable_by_key(|it| it.row);
+        let decode_width = padded_width(placed);
+        let mut layout = Layout { laid: Laid::default(), field: self, ahead, decode_width };
+        for group in placed.chunk_by_mut(|a, b| a.row.slab == b.row.slab) {
+            layout.slab(group);
+        }
+        layout.laid
+    }
+}
+
 struct Layout<'a> {
-    plan: &'a mut StepPlan,
-    running: &'a [Request],
-    pool: &'a RowPool,
-    shape: &'a ModelShape,
+    laid: Laid,
+    field: &'a Field<'a>,
+    ahead: u32,
     /// Padded layout: the width of all rectangles of decode rows.
     decode_width: u32,
 }
 
 impl Layout<'_> {
     fn slab(&mut self, group: &mut [Placed<'_>]) {
-        if self.shape.padded {
+        if self.field.shape.padded {
             self.padded_decode(group);
         } else {
-            let joins = |a: &Placed<'_>, b: &Placed<'_>| {
-                a.is_decoding() && b.is_decoding() && a.row.slot + 1 == b.row.slot
-            };
-            for run in group.chunk_by_mut(joins).filter(|run| run[0].is_decoding()) {
+            let joins =
+                |a: &Placed<'_>, b: &Placed<'_>| a.joins && b.joins && a.row.slot + 1 == b.row.slot;
+            for run in group.chunk_by_mut(joins).filter(|run| run[0].joins) {
                 let width = run.iter().map(Placed::width).min().unwrap_or(1);
                 self.rect(run, width);
             }
@@ -168,8 +212,8 @@ impl Layout<'_> {
     /// The remaining tokens of one row.
     fn rest(&mut self, it: &mut Placed<'_>) {
         let left = it.width() - it.num_head;
-        let width = if self.shape.padded { left.next_multiple_of(PREFILL_PAD) } else { left };
-        it.rest = self.plan.tokens.len() as u32;
+        let width = if self.field.shape.padded { left.next_multiple_of(PREFILL_PAD) } else { left };
+        it.rest = self.laid.tokens.len() as u32;
         self.open(it.row, 1, width);
         self.push_tokens(it, it.num_head, width);
         self.close();
@@ -177,13 +221,13 @@ impl Layout<'_> {
 
     /// All slots of the slab as one rectangle; slots that do not decode get padding.
     fn padded_decode(&mut self, group: &mut [Placed<'_>]) {
-        if !group.iter().any(Placed::is_decoding) {
+        if !group.iter().any(|it| it.joins) {
             return;
         }
         let (slab, width) = (group[0].row.slab, self.decode_width);
-        let slots = self.pool.slab(slab).map_or(0, |it| it.slots.len() as u32);
+        let slots = self.field.pool.slab(slab).map_or(0, |it| it.slots.len() as u32);
         self.open(Row { slab, slot: 0 }, slots, width);
-        let mut decoding = group.iter_mut().filter(|it| it.is_decoding()).peekable();
+        let mut decoding = group.iter_mut().filter(|it| it.joins).peekable();
         for slot in 0..slots {
             match decoding.next_if(|it| it.row.slot == slot) {
                 Some(it) => self.push_row(it, width),
@@ -194,39 +238,40 @@ impl Layout<'_> {
     }
 
     fn open(&mut self, row: Row, rows: u32, width: u32) {
-        let first = self.plan.tokens.len() as u32;
-        self.plan.rects.push(Rect { slab: row.slab, slot: row.slot, rows, width, first, view: 0 });
+        let first = self.laid.tokens.len() as u32;
+        self.laid.rects.push(Rect { slab: row.slab, slot: row.slot, rows, width, first, view: 0 });
     }
 
     fn push_row(&mut self, it: &mut Placed<'_>, width: u32) {
-        (it.head, it.num_head) = (self.plan.tokens.len() as u32, width.min(it.width()));
+        (it.head, it.num_head) = (self.laid.tokens.len() as u32, width.min(it.width()));
         self.push_tokens(it, 0, width);
     }
 
     fn push_tokens(&mut self, it: &Placed<'_>, from: u32, width: u32) {
-        let start = it.request.num_computed;
-        self.plan.tokens.extend((from..from + width).map(|offset| it.token(offset)));
-        self.plan.positions.extend(start + from..start + from + width);
+        let start = it.start;
+        self.laid.tokens.extend((from..from + width).map(|offset| it.token(offset)));
+        self.laid.positions.extend(start + from..start + from + width);
     }
 
     /// Padding of a slot that does not decode: behind the tokens of its owner, if it has one. An
     /// owner that prefills in this step writes over it, as its rectangle comes later.
     fn push_padding(&mut self, slab: SlabId, slot: u32, width: u32) {
-        let owner = self.pool.slab(slab).and_then(|it| it.request(slot));
-        let find = |id| self.running.binary_search_by_key(&id, |request| request.id).ok();
-        let start = owner.and_then(find).map_or(0, |index| self.running[index].num_computed);
-        self.plan.tokens.extend((0..width).map(|_| 0));
-        self.plan.positions.extend(start..start + width);
+        let owner = self.field.pool.slab(slab).and_then(|it| it.request(slot));
+        let find = |id| self.field.running.binary_search_by_key(&id, |request| request.id).ok();
+        let start = owner.and_then(find).map_or(0, |index| self.field.computed[index]);
+        self.laid.tokens.extend((0..width).map(|_| 0));
+        self.laid.positions.extend(start..start + width);
     }
 
     /// Attention of the rectangle sees all positions up to its last token.
     fn close(&mut self) {
-        let Some(rect) = self.plan.rects.last_mut() else {
+        let Some(rect) = self.laid.rects.last_mut() else {
             return;
         };
         let first = rect.first as usize;
-        let end = self.plan.positions[first..].iter().max().map_or(0, |last| last + 1);
-        let capacity = self.pool.capacity(Row { slab: rect.slab, slot: rect.slot });
-        rect.view = end.next_multiple_of(self.shape.view_step.max(1)).min(capacity);
+        let last = self.laid.positions[first..].iter().max();
+        let end = last.map_or(0, |last| last + 1 + self.ahead);
+        let capacity = self.field.pool.capacity(Row { slab: rect.slab, slot: rect.slot });
+        rect.view = end.next_multiple_of(self.field.shape.view_step.max(1)).min(capacity);
     }
 }

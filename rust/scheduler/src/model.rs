@@ -6,6 +6,7 @@ use crate::action::{StepOutcome, StepPlan, TokenLogprobs};
 use crate::batch::form_batch;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::corpus::Corpus;
+use crate::draft_plan::DraftPlan;
 use crate::drafting::{Drafting, UndraftedStep};
 use crate::error::{IntegrityError, ensure};
 use crate::ids::{ModelId, RequestId, SlabId};
@@ -184,7 +185,9 @@ impl Model {
         if rows.is_empty() && !self.kv.rows().has_ops() {
             return None;
         }
+        let draft = DraftPlan::of(&rows, &self.running, self.kv.rows(), &self.shape);
         let mut plan = lay_out(self.id, rows, &self.running, self.kv.rows(), &self.shape);
+        plan.draft = draft;
         plan.kv_ops = self.kv.take_ops();
         Some(plan)
     }
@@ -242,6 +245,7 @@ impl Model {
 
     fn put_back(&mut self, mut request: Request) {
         request.num_computed = 0;
+        request.num_read = 0;
         request.stats.preemptions += 1;
         self.num_preemptions += 1;
         self.waiting.push_front(request);
@@ -286,6 +290,7 @@ impl Model {
         for planned in &plan.rows {
             let request = &mut self.running[planned.index];
             request.num_computed += planned.num_new;
+            request.num_read += planned.num_read;
             if !planned.samples {
                 continue;
             }
@@ -295,7 +300,13 @@ impl Model {
             let first = sampler.first as usize;
             let generated = &outcome.tokens[first..=first + kept as usize];
             request.num_computed += kept;
-            self.drafting.settle(request, &planned.drafts, kept as usize);
+            if planned.num_unwritten > 0
+                && let Some(draft) = &plan.draft
+            {
+                // The last round's token was drawn and not read.
+                request.num_read += kept.min(draft.num_rounds - 1);
+            }
+            self.drafting.settle(request, planned, kept as usize);
             let (taken, finish) = request.append(generated);
             let own;
             (own, logprobs) = logprobs.split_at(sampler.all_logprob_words());
@@ -330,7 +341,8 @@ impl Model {
     }
 
     /// A step failed: its requests end, and no KV that it may have touched, or failed to make, is
-    /// used again.
+    /// used again. If a draft model ran in it, that is given up instead, and the requests are
+    /// computed again without it.
     pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
         let failed: Vec<RequestId> = plan.rows.iter().map(|it| it.request).collect();
         let made = plan.kv_ops.iter().filter_map(|op| match op {
@@ -341,8 +353,9 @@ impl Model {
         let suspects: BTreeSet<SlabId> = plan.rects.iter().map(|it| it.slab).chain(made).collect();
         let touched =
             |request: &Request| request.row.is_some_and(|row| suspects.contains(&row.slab));
+        let by_draft_model = plan.draft.is_some() && self.drafting.give_up_model();
         for index in (0..self.running.len()).rev() {
-            let ends = failed.contains(&self.running[index].id);
+            let ends = !by_draft_model && failed.contains(&self.running[index].id);
             if ends || touched(&self.running[index]) {
                 let mut request = self.running.remove(index);
                 self.kv.release(&mut request);
@@ -369,6 +382,11 @@ impl Model {
             ensure!(
                 request.num_computed < request.len(),
                 "request {} has nothing to compute",
+                request.id
+            );
+            ensure!(
+                request.num_read <= request.num_computed,
+                "the draft model is ahead of request {}",
                 request.id
             );
             ensure!(request.num_computed <= capacity, "request {} overflows its row", request.id);

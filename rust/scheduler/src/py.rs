@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::action::{StepOutcome, StepPlan};
-use crate::config::{ModelShape, SchedulerConfig};
+use crate::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use crate::draft::Drafter;
 use crate::engine::{Engine, Runner};
 use crate::error::SubmitError;
@@ -337,7 +337,16 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
         step_cost: facts.get_item("step_cost")?.extract()?,
         rect_cost: facts.get_item("rect_cost")?.extract()?,
         fingerprint: facts.get_item("fingerprint")?.extract()?,
+        draft_model: draft_model_of(&facts.get_item("draft_model")?)?,
     })
+}
+
+fn draft_model_of(facts: &Bound<'_, PyAny>) -> PyResult<Option<DraftModelShape>> {
+    if facts.is_none() {
+        return Ok(None);
+    }
+    let (step_cost, rect_cost) = facts.extract()?;
+    Ok(Some(DraftModelShape { step_cost, rect_cost }))
 }
 
 /// Request queue, batch formation, KV bookkeeping and drafting for mlxspec.

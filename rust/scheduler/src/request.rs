@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::acceptance::Posterior;
+use crate::action::PlannedRow;
 use crate::config::BLOCK_TOKENS;
 use crate::corpus::{Corpus, MIN_TEXT};
-use crate::draft::{Draft, DraftCount, Drafter};
+use crate::draft::{DraftCount, Drafter};
+use crate::draft_model::PlaceRates;
 use crate::ids::{ModelId, PrefixId, RequestId, Row};
 use crate::sampling::Sampling;
 use crate::suffix::SuffixIndex;
@@ -71,14 +73,15 @@ pub struct RequestStats {
 
 impl RequestStats {
     /// Count one verified draft, of which `kept` tokens were right.
-    pub fn count_draft(&mut self, drafts: &[Draft], kept: usize) {
-        self.num_draft_tokens += drafts.len() as u32;
-        if self.accepted.len() <= drafts.len() {
-            self.accepted.resize(drafts.len() + 1, 0);
+    pub fn count_draft(&mut self, planned: &PlannedRow, kept: usize) {
+        let drafted = planned.num_drafts();
+        self.num_draft_tokens += drafted as u32;
+        if self.accepted.len() <= drafted {
+            self.accepted.resize(drafted + 1, 0);
         }
         self.accepted[kept] += 1;
-        for (at, draft) in drafts.iter().enumerate() {
-            let count = &mut self.by_drafter[draft.drafter.index()];
+        for (at, drafter) in planned.drafters().enumerate() {
+            let count = &mut self.by_drafter[drafter.index()];
             count.proposed += 1;
             count.accepted += u32::from(at < kept);
         }
@@ -96,6 +99,8 @@ pub struct Request {
     pub(crate) num_prompt: u32,
     /// Tokens whose KV is in the row. Prefill is this catching up with `tokens`; decode is one behind.
     pub(crate) num_computed: u32,
+    /// Tokens whose draft-model KV is in the row; never more than `num_computed`.
+    pub(crate) num_read: u32,
     /// Length of `tokens` at which the request ends.
     pub(crate) max_len: u32,
     pub(crate) stop_tokens: Arc<[u32]>,
@@ -108,6 +113,8 @@ pub struct Request {
     /// What follows it in the answer that the client predicted; absent without one.
     pub(crate) prediction: Option<Corpus>,
     pub(crate) posterior: Posterior,
+    /// What the draft model has shown in it.
+    pub(crate) place_rates: PlaceRates,
     /// The KV row while running; none while waiting.
     pub(crate) row: Option<Row>,
     /// What others may find of the row; none where nothing is cached.
@@ -142,6 +149,7 @@ impl Request {
             id,
             model: submission.model,
             num_computed: 0,
+            num_read: 0,
             max_len,
             stop_tokens: submission.stop_tokens,
             sampling: submission.sampling,
@@ -151,6 +159,7 @@ impl Request {
             suffix,
             prediction,
             posterior: Posterior::default(),
+            place_rates: PlaceRates::default(),
             row: None,
             prefix: None,
             submitted_ns: now_ns,
@@ -199,6 +208,11 @@ impl Request {
         let common = both.take_while(|(a, b)| a == b).count() as u32;
         let shared = common.min(other.len() - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
         self.num_computed < shared && shared >= other.num_computed + WORTH_WAITING
+    }
+
+    /// Whether it is drafted for at all.
+    pub(crate) fn speculates(&self) -> bool {
+        self.suffix.is_some()
     }
 
     /// Tokens that may still be generated.

@@ -2,8 +2,8 @@
 
 use std::array::from_fn;
 
-use crate::action::{StepOutcome, StepPlan};
-use crate::draft::{Draft, Drafter};
+use crate::action::{PlannedRow, StepOutcome, StepPlan};
+use crate::draft::Drafter;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Drafts and draft lengths are counted one by one up to here; what is longer counts as this long.
@@ -83,12 +83,12 @@ impl SpeculationStats {
         let (mut rows, mut drafted, mut kept_tokens) = (0, 0, 0);
         let sampling = plan.rows.iter().filter(|row| row.samples);
         for (row, &kept) in sampling.zip(&outcome.accepted) {
-            self.count_drafts(&row.drafts, kept as usize);
+            self.count_drafts(row, kept as usize);
             if row.num_new == 1 {
-                add(&self.lens[row.drafts.len().min(MAX_COUNTED)], 1);
+                add(&self.lens[row.num_drafts().min(MAX_COUNTED)], 1);
             }
             rows += 1;
-            drafted += row.drafts.len();
+            drafted += row.num_drafts();
             kept_tokens += u64::from(kept);
         }
         if rows == plan.rows.len() as u64 && plan.rows.iter().all(|row| row.num_new == 1) {
@@ -100,9 +100,9 @@ impl SpeculationStats {
         }
     }
 
-    fn count_drafts(&self, drafts: &[Draft], kept: usize) {
-        for (at, draft) in drafts.iter().enumerate() {
-            self.drafters[draft.drafter.index()].count(at < kept);
+    fn count_drafts(&self, row: &PlannedRow, kept: usize) {
+        for (at, drafter) in row.drafters().enumerate() {
+            self.drafters[drafter.index()].count(at < kept);
             self.positions[at.min(MAX_COUNTED - 1)].count(at < kept);
         }
     }

@@ -51,6 +51,14 @@ impl SimRow {
         self.cells.len() as u32
     }
 
+    pub(crate) fn valid(&self) -> u32 {
+        self.valid
+    }
+
+    pub(crate) fn end(&self) -> u32 {
+        self.end
+    }
+
     fn clear(&mut self) {
         self.cells.fill(None);
         (self.valid, self.end) = (0, 0);
@@ -100,7 +108,9 @@ impl SimRow {
             let follows = token != PADDING && (position == 0 || before.is_some());
             self.cells[position] = follows.then(|| Seen::after(before, token));
         }
-        self.end = self.end.max(start + known as u32);
+        if known > 0 {
+            self.end = self.end.max(start + known as u32);
+        }
     }
 
     /// All positions up to this one, as attention sees them.

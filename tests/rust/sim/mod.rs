@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "every test target uses its own part")]
 #![allow(clippy::panic, clippy::missing_panics_doc, reason = "a violation fails the test")]
 
+pub(crate) mod draft_model;
 pub(crate) mod kv;
 pub(crate) mod plan;
 pub(crate) mod script;
@@ -25,6 +26,7 @@ use mlxspec_scheduler::engine::Runner;
 use mlxspec_scheduler::ids::{ModelId, SlabId};
 use mlxspec_scheduler::rows::KvOp;
 
+use draft_model::SimDraftModel;
 use kv::Slab;
 use script::{Scripts, next_token};
 
@@ -54,6 +56,7 @@ pub(crate) struct SimRunner {
     pub(crate) shape: ModelShape,
     pub(crate) scripts: Scripts,
     pub(crate) slabs: BTreeMap<SlabId, Slab>,
+    pub(crate) draft_model: SimDraftModel,
     pub(crate) seen: Seen,
     /// By script: drafts verified, and kept.
     pub(crate) drafted: BTreeMap<u32, (u32, u32)>,
@@ -64,12 +67,22 @@ pub(crate) struct SimRunner {
 impl SimRunner {
     pub(crate) fn new(shape: ModelShape, scripts: Scripts) -> Self {
         let (slabs, drafted) = (BTreeMap::new(), BTreeMap::new());
-        Self { shape, scripts, slabs, seen: Seen::default(), drafted, missing: BTreeSet::new() }
+        Self {
+            shape,
+            scripts,
+            slabs,
+            draft_model: SimDraftModel::default(),
+            seen: Seen::default(),
+            drafted,
+            missing: BTreeSet::new(),
+        }
     }
 
     /// Carry out the plan; panics if it is not one that a real runner could trust.
     pub(crate) fn run(&mut self, plan: &StepPlan) -> StepOutcome {
         self.apply(&plan.kv_ops);
+        let tokens = self.draft_model.run(plan, &self.scripts);
+        let plan = &StepPlan { tokens, ..plan.clone() };
         plan::check(plan, &self.shape, &self.slabs);
         self.seen.steps += 1;
         let prefilled = plan.rows.iter().map(|it| u64::from(it.num_new)).filter(|&it| it > 1);
@@ -78,6 +91,7 @@ impl SimRunner {
         self.write(plan);
         let outcome = self.sample(plan);
         self.settle(plan);
+        self.draft_model.settle(plan, &outcome.accepted);
         outcome
     }
 
@@ -88,6 +102,7 @@ impl SimRunner {
                 self.apply(&plan.kv_ops);
                 for rect in &plan.rects {
                     self.slab(rect.slab).scramble();
+                    self.draft_model.scramble(rect.slab);
                 }
             }
             Fault::KvOps => {
@@ -108,6 +123,7 @@ impl SimRunner {
 
     fn apply(&mut self, ops: &[KvOp]) {
         for op in ops {
+            self.draft_model.apply(op);
             match *op {
                 KvOp::Create { slab, slots, capacity } => {
                     assert!(slots > 0 && capacity > 0, "slab {slab} is empty");
@@ -207,6 +223,7 @@ pub(crate) fn shape(max_context: u32, total_blocks: u32, padded: bool) -> ModelS
         step_cost: vec![(1, 1.0), (256, 1.0)],
         rect_cost: 0.0,
         fingerprint: "sim".to_owned(),
+        draft_model: None,
     }
 }
 

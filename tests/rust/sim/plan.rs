@@ -23,9 +23,14 @@ pub(crate) fn parts<'a>(
 
 /// The slot and the rectangle of a token.
 pub(crate) fn locate(plan: &StepPlan, index: usize) -> (u32, &Rect) {
+    locate_in(&plan.rects, index)
+}
+
+/// The same in any forward's rectangles.
+pub(crate) fn locate_in(rects: &[Rect], index: usize) -> (u32, &Rect) {
     let index = index as u32;
     let holds = |rect: &&Rect| (rect.first..rect.first + rect.rows * rect.width).contains(&index);
-    let rect = plan.rects.iter().find(holds).expect("the token lies in a rectangle");
+    let rect = rects.iter().find(holds).expect("the token lies in a rectangle");
     (rect.slot + (index - rect.first) / rect.width, rect)
 }
 
@@ -33,6 +38,7 @@ pub(crate) fn locate(plan: &StepPlan, index: usize) -> (u32, &Rect) {
 pub(crate) fn check(plan: &StepPlan, shape: &ModelShape, slabs: &BTreeMap<SlabId, Slab>) {
     check_tables(plan);
     check_budget(plan, shape);
+    assert!(plan.draft.is_none() || shape.draft_model.is_some(), "nobody is there to draft");
     let mut first = 0;
     for rect in &plan.rects {
         assert_eq!(rect.first, first, "rectangles do not tile the tokens");
@@ -53,17 +59,18 @@ fn check_tables(plan: &StepPlan) {
     let mut first = 0;
     for (row, sampler) in sampling.iter().zip(&plan.samplers) {
         assert_eq!(sampler.first, first, "samplers do not tile the sampled positions");
-        assert_eq!(sampler.num_drafts as usize, row.drafts.len());
+        assert_eq!(sampler.num_drafts as usize, row.num_drafts());
+        assert!(row.drafts.is_empty() || row.num_unwritten == 0, "two drafters for one row");
         first += sampler.num_drafts + 1;
     }
     assert_eq!(first as usize, plan.sampled.len(), "samplers do not tile the sampled positions");
-    assert!(plan.rows.iter().all(|it| it.samples || it.drafts.is_empty()), "drafts in mid-prompt");
+    assert!(plan.rows.iter().all(|it| it.samples || it.num_drafts() == 0), "drafts in mid-prompt");
 }
 
 /// Decoding rows always run; prefill and drafts share what they leave, prefill at least one token.
 fn check_budget(plan: &StepPlan, shape: &ModelShape) {
     let single = plan.rows.iter().filter(|it| it.num_new == 1).count() as u32;
-    let tokens: u32 = plan.rows.iter().map(|it| it.num_new + it.drafts.len() as u32).sum();
+    let tokens: u32 = plan.rows.iter().map(|it| it.num_new + it.num_drafts() as u32).sum();
     assert!(tokens <= shape.step_tokens.max(single + 1), "{tokens} tokens in a step");
     let decodes = plan.rows.iter().any(|it| it.num_new == 1 && it.samples);
     let prefill: u32 = plan.rows.iter().map(|it| it.num_new).filter(|&it| it > 1).sum();

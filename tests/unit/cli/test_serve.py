@@ -1,5 +1,6 @@
 """`mlxspec serve`: from flags, environment and files to the configuration the server gets."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +106,29 @@ def test_without_a_clear_model_the_next_command_is_named(
     result = serve()
     assert result.exit_code == 1
     assert said in result.stderr
+    assert served == []
+
+
+def test_a_draft_model_goes_with_its_model(served: list[Config], store_home: Path, tiny_gguf: Path):
+    store(store_home, tiny_gguf, "one", "two")
+    assert serve("one", "--draft-model", "two").exit_code == 0
+    assert served[0].models[0].draft_model == str(store_home / "two")
+    refused = serve("one", "two", "--draft-model", "two")
+    assert refused.exit_code == 1
+    assert "--draft-model for 2 models" in refused.stderr
+
+
+def test_a_draft_model_with_other_tokens_is_refused_at_start(
+    served: list[Config], store_home: Path, tiny_gguf: Path, tiny_model: Path
+):
+    store(store_home, tiny_gguf, "one")
+    path = tiny_model / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["one token more"] = 1000
+    path.write_text(json.dumps(tokenizer))
+    result = serve("one", "--draft-model", tiny_model)
+    assert result.exit_code == 1
+    assert "tiny-model cannot draft for one: 1 tokens" in result.stderr
     assert served == []
 
 

@@ -101,9 +101,9 @@ def test_rows_that_ask_for_nothing_are_drawn_as_if_alone() -> None:
     mixed = mx.array(np.random.default_rng(0).normal(size=(3, VOCAB)).astype(np.float32))
     samplers = Samplers.greedy(np.arange(3, dtype=np.uint32), np.zeros(3, np.uint32))
     keys = np.zeros((3, 2), np.uint32)
-    plain = draw_targets(mixed, samplers, keys, packed([])).tolist()
+    plain = draw_targets(mixed, samplers, keys, Edits.unpack(packed([]))).tolist()
     banned = packed([(ADD, 1, 1, plain[1], -math.inf, 0.0)])
-    drawn = draw_targets(mixed, samplers, keys, banned).tolist()
+    drawn = draw_targets(mixed, samplers, keys, Edits.unpack(banned)).tolist()
     assert (drawn[0], drawn[2]) == (plain[0], plain[2])
     assert drawn[1] != plain[1]
 
@@ -130,7 +130,7 @@ def test_draws_follow_the_penalised_and_biased_distribution() -> None:
     samplers = Samplers.greedy(np.arange(count, dtype=np.uint32), np.zeros(count, np.uint32))
     samplers = samplers._replace(temperature=np.full(count, temperature, np.float32))
     keys = np.random.default_rng(1).integers(0, 2**32, size=(count, 2), dtype=np.uint32)
-    tokens = draw_targets(rows(count), samplers, keys, packed(runs))
+    tokens = draw_targets(rows(count), samplers, keys, Edits.unpack(packed(runs)))
     expected = np.array(LOGITS, np.float64)
     expected[4] += 1.5
     expected[1] = -math.inf

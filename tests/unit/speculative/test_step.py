@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore, Rect
 from mlxspec.model.load import load
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
@@ -18,7 +19,7 @@ SLAB = 0
 @pytest.fixture
 def target(tiny_folder: Path) -> Target:
     loaded = load(tiny_folder, mx.float32)
-    target = Target(loaded.model, KVStore(loaded.layers), loaded.windows)
+    target = Target(Network(loaded.model, loaded.windows), KVStore(loaded.layers))
     target.store.create(SLAB, 3, 64)
     return target
 
@@ -58,11 +59,11 @@ def prefill(target: Target, slot: int, tokens: list[int]) -> list[int]:
 
 def greedy(target: Target, tokens: list[int], count: int) -> list[int]:
     """mlx-lm's own continuation."""
-    caches = make_prompt_cache(target.model)
+    caches = make_prompt_cache(target.network.model)
     made: list[int] = []
     pending = mx.array([tokens])
     for _ in range(count):
-        token = int(mx.argmax(target.model(pending, cache=caches)[0, -1]).item())
+        token = int(mx.argmax(target.network.model(pending, cache=caches)[0, -1]).item())
         made.append(token)
         pending = mx.array([[token]])
     return made

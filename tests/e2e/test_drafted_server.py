@@ -1,0 +1,73 @@
+"""The demo model with a draft model, over HTTP: the same texts, drafts of both kinds."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from openai import AsyncOpenAI
+from test_server import COPY, PLAIN, QUESTIONS, metric, text_of
+
+from server_process import started
+
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def short_model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's first layers: as quick as a draft model, and seldom right."""
+    folder = tmp_path_factory.mktemp("models") / "short"
+    shutil.copytree(demo_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
+    for path in folder.glob("*.safetensors"):
+        kept = {
+            name: value
+            for name, value in mx.load(str(path)).items()
+            if not name.startswith("model.layers.") or int(name.split(".")[2]) < LAYERS
+        }
+        mx.save_safetensors(str(path), kept, metadata={"format": "mlx"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drafted(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("drafted") / "log"
+    with started("demo", log, "--draft-model", str(short_model)) as url:
+        yield url
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+async def test_texts_are_those_of_plain_decoding(drafted: str, temperature: float) -> None:
+    options = {"temperature": temperature, "seed": 3, "max_tokens": 40}
+    async with AsyncOpenAI(base_url=f"{drafted}/v1", api_key="none", max_retries=0) as client:
+        plain = [await text_of(client, it, extra_body=PLAIN, **options) for it in QUESTIONS]
+        together = await asyncio.gather(*(text_of(client, it, **options) for it in QUESTIONS))
+    assert together == plain
+
+
+async def test_the_model_drafts_and_so_does_the_text(drafted: str) -> None:
+    async with AsyncOpenAI(base_url=f"{drafted}/v1", api_key="none", max_retries=0) as client:
+        await text_of(client, COPY, max_tokens=60)
+        await text_of(client, QUESTIONS[3], max_tokens=60)
+    by_model = metric(drafted, 'spec_decode_drafter_tokens_proposed_total{drafter="draft_model"}')
+    assert 0 < by_model < metric(drafted, "spec_decode_num_draft_tokens_total")
+    assert metric(drafted, "step_errors_total") == 0
+
+
+def test_a_model_of_other_tokens_is_refused_in_one_line(short_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(short_model, other)
+    path = other / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["one token more"] = 1 << 20
+    path.write_text(json.dumps(tokenizer))
+    command = [sys.executable, "-m", "mlxspec", "serve", "demo", "--draft-model", str(other)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert "other cannot draft for" in refused.stderr
