@@ -106,7 +106,9 @@ fn a_copy_that_failed_is_not_taken_for_computed() {
     let mut world = world(shape(2000, 400, false));
     turn(&mut world, &[], Wish::plain(200, 20));
     let beginning = tokens(&world, 0)[..180].to_vec();
-    [500, 200, 200].map(|len| world.submit(0, Wish::plain(len, 8)));
+    for len in [500, 200, 200] {
+        world.submit(0, Wish::plain(len, 8));
+    }
     world.step(None);
     assert!(world.abort(RequestId(3)), "its slot is for the copy, beside one who waits for budget");
     world.resume(0, &beginning, Wish::plain(20, 8));

@@ -13,6 +13,7 @@ from mlxspec.config import LimitsConfig
 from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.detokenize import Detokenizer
 from mlxspec.engine.generation import End, Generation
+from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import ReplyParser
 from mlxspec.errors import DeadlineError, QueueTimeoutError
@@ -27,7 +28,14 @@ def generation(log: Log, timeout: float | None = None, **limits: float) -> Gener
     tokenizer.decoder = ByteLevel()
     return Generation(
         num_prompt_tokens=1,
-        output=Output(Detokenizer(tokenizer, frozenset()), (), frozenset(), 0, ReplyParser.plain()),
+        output=Output(
+            detokenizer=Detokenizer(tokenizer, frozenset()),
+            stop=(),
+            stop_tokens=frozenset(),
+            min_tokens=0,
+            reply=ReplyParser.plain(),
+            logprobs=LogprobQueue(lambda _: b""),
+        ),
         abort=lambda: log.append("abort"),
         on_end=str,
         deadlines=lambda fail: Deadlines(
@@ -92,6 +100,6 @@ async def test_zero_means_no_deadline() -> None:
     log: Log = []
     none = generation(log, queue_seconds=0, first_token_seconds=0, total_seconds=0)
     await asyncio.sleep(0.02)
-    none.deliver([0], ENDED)
+    none.deliver([0], [], ENDED)
     assert await text(none) != ""
     assert log == []
