@@ -52,11 +52,17 @@ async def test_texts_are_those_of_plain_decoding(drafted: str, temperature: floa
 
 
 async def test_the_model_drafts_and_so_does_the_text(drafted: str) -> None:
+    def by_model() -> float:
+        return metric(drafted, 'spec_decode_drafter_tokens_proposed_total{drafter="draft_model"}')
+
     async with AsyncOpenAI(base_url=f"{drafted}/v1", api_key="none", max_retries=0) as client:
         await text_of(client, COPY, max_tokens=60)
-        await text_of(client, QUESTIONS[3], max_tokens=60)
-    by_model = metric(drafted, 'spec_decode_drafter_tokens_proposed_total{drafter="draft_model"}')
-    assert 0 < by_model < metric(drafted, "spec_decode_num_draft_tokens_total")
+        # Where it does not pay, one request in sixteen still tries it.
+        for at in range(32):
+            if by_model() > 0:
+                break
+            await text_of(client, QUESTIONS[at % len(QUESTIONS)], max_tokens=60)
+    assert 0 < by_model() < metric(drafted, "spec_decode_num_draft_tokens_total")
     assert metric(drafted, "step_errors_total") == 0
 
 

@@ -41,7 +41,9 @@ class FaultyEngine(FakeEngine):
 
 def load() -> Litestar:
     """The app inside the worker, which leaves its process id in the folder."""
-    (FOLDER / "worker").write_text(str(os.getpid()))
+    told = FOLDER / f"worker.{os.getpid()}"
+    told.write_text(str(os.getpid()))
+    told.replace(FOLDER / "worker")  # at once: a reader never finds it empty
     configure_logging("info")
     if (FOLDER / "die").exists():
         time.sleep(6)  # longer than Granian waits for a second death

@@ -13,10 +13,10 @@ from mlxspec.engine.request import SamplingParams
 from mlxspec.errors import EngineError
 
 TIMINGS = {
-    "cache_n": 0,
-    "prompt_n": 7,
+    "cache_n": 3,
+    "prompt_n": 4,
     "prompt_ms": 11.0,
-    "prompt_per_second": pytest.approx(7 / 0.011),
+    "prompt_per_second": pytest.approx(4 / 0.011),
     "predicted_n": 2,
     "predicted_ms": 5.0,
     "predicted_per_second": 200.0,

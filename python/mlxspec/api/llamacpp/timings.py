@@ -8,7 +8,10 @@ from mlxspec.engine.request import RequestMetrics, Usage
 
 
 class Timings(Struct, frozen=True, kw_only=True):
-    """Tokens and measured milliseconds; a rate is null where there was no time to measure."""
+    """Tokens and measured milliseconds; a rate is null where there was no time to measure.
+
+    cache_n: prompt tokens whose KV was reused. prompt_n: the others, which were computed.
+    """
 
     cache_n: int
     prompt_n: int
@@ -24,14 +27,15 @@ class Timings(Struct, frozen=True, kw_only=True):
     def of(cls, usage: Usage, metrics: RequestMetrics) -> Self:
         """The account of one ended generation. The first token belongs to the prompt's time."""
         prompt_ms = (metrics.time_to_first_token_ms or 0.0) - (metrics.queue_time_ms or 0.0)
+        computed = usage.prompt_tokens - usage.cached_tokens
         gaps = max(0, usage.completion_tokens - 1)
         predicted_ms = (metrics.mean_itl_ms or 0.0) * gaps
         speculation = metrics.speculative_decoding
         return cls(
-            cache_n=0,
-            prompt_n=usage.prompt_tokens,
+            cache_n=usage.cached_tokens,
+            prompt_n=computed,
             prompt_ms=prompt_ms,
-            prompt_per_second=usage.prompt_tokens / prompt_ms * 1e3 if prompt_ms > 0 else None,
+            prompt_per_second=computed / prompt_ms * 1e3 if prompt_ms > 0 else None,
             predicted_n=usage.completion_tokens,
             predicted_ms=predicted_ms,
             predicted_per_second=metrics.tokens_per_second,
