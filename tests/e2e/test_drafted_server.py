@@ -11,8 +11,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from openai import AsyncOpenAI
-from test_server import COPY, PLAIN, QUESTIONS, metric, text_of
 
+from chats import COPY, PLAIN, QUESTIONS, metric, text_of
 from server_process import started
 
 LAYERS = 2
