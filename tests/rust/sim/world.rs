@@ -19,6 +19,7 @@ const STEP_MS: f32 = 1.0;
 pub(crate) struct Tracked {
     pub(crate) script: Arc<Script>,
     model: ModelId,
+    submitted_ns: u64,
     pub(crate) output: Vec<u32>,
     sent: bool,
     /// How it may end, besides by itself.
@@ -110,6 +111,7 @@ impl World {
         self.requests.push(Tracked {
             script,
             model,
+            submitted_ns: self.now_ns,
             output: Vec::new(),
             sent: false,
             excuses: Vec::new(),
@@ -245,6 +247,11 @@ impl Tracked {
         &self.end.as_ref().expect("the request has ended").1
     }
 
+    /// When it first had a row.
+    pub(crate) fn begun_ns(&self) -> u64 {
+        self.submitted_ns + self.stats().queued_ns
+    }
+
     fn check_end(&self, (finish, stats): &(Finish, RequestStats), drafted: (u32, u32)) {
         match finish {
             Finish::Aborted | Finish::Expired | Finish::Failed(_) => {
@@ -261,7 +268,7 @@ impl Tracked {
     }
 
     /// Steps it takes at most: prefill token by token, once per row it grows into, and decode.
-    fn bound(&self) -> u32 {
+    pub(crate) fn bound(&self) -> u32 {
         let len = self.script.tokens.len() as u32 + 64;
         len * (len.div_ceil(256).next_power_of_two().ilog2() + 2)
     }
