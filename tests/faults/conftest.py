@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 from faulty import Faulty, Sized
 
+from server_process import started
+
+ROOMY = ["--max-running", "64", "--max-waiting", "256"]
+SOON_FULL = ["--kv-memory", "64MiB", "--shared-suffix-memory", "1MiB"]
+"""Caches that fill within seconds instead of days."""
+
 
 @pytest.fixture
 def sized(request: pytest.FixtureRequest) -> Sized:
@@ -19,3 +25,11 @@ def faulty(tmp_path: Path) -> Iterator[Faulty]:
     server = Faulty(tmp_path)
     yield server
     server.end()
+
+
+@pytest.fixture(scope="session")
+def demo_url(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of the demo model that takes many clients and keeps little of what they said."""
+    log = tmp_path_factory.mktemp("demo") / "log"
+    with started("demo", log, *ROOMY, *SOON_FULL) as url:
+        yield url

@@ -112,6 +112,31 @@ fn a_file_is_replaced_as_a_whole_and_nobody_else_reads_it() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// The file that `save` writes first: here a device that takes nothing.
+fn break_disk(folder: &Folder, device: &str) -> PathBuf {
+    let aside = folder.file().with_extension(format!("{}.tmp", std::process::id()));
+    std::os::unix::fs::symlink(device, &aside).unwrap();
+    aside
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_disk_that_fails_costs_the_new_file_alone_and_leaves_no_rest() {
+    let folder = Folder::new("full disk");
+    save(&two_texts(), NAME, &folder.file()).unwrap();
+    let more = corpus(&[(String::new(), (0..400).collect())]);
+    // No space left, no such device, and an error of the medium.
+    for device in ["/dev/full", "/nowhere/file", "/proc/self/mem"] {
+        let aside = break_disk(&folder, device);
+        save(&more, NAME, &folder.file()).unwrap_err();
+        assert!(!aside.exists(), "{device} leaves a file");
+        assert_eq!(texts(&loaded(&folder.file(), NAME).unwrap()), texts(&two_texts()), "{device}");
+        fs::remove_file(aside).unwrap_or_default();
+    }
+    save(&more, NAME, &folder.file()).unwrap();
+    assert_eq!(texts(&loaded(&folder.file(), NAME).unwrap()), texts(&more));
+}
+
 #[test]
 fn an_archive_writes_what_is_new_when_it_is_due() {
     let folder = Folder::new("archive");

@@ -87,8 +87,8 @@ fn a_flood_of_later_requests_keeps_nobody_waiting() {
         for now in 0..FLOOD_STEPS {
             let dice = mix(now);
             // Short ones that begin like each other, which are dear to every cache and batch.
-            if dice % 4 == 0 && world.scheduler.num_requests().0 < 40 {
-                let long = dice % 64 == 0;
+            if dice.is_multiple_of(4) && world.scheduler.num_requests().0 < 40 {
+                let long = dice.is_multiple_of(64);
                 let beginning =
                     world.requests.first().map_or(Vec::new(), |it| it.script.tokens.clone());
                 let wish = Wish::plain(if long { 300 } else { 5 }, if long { 60 } else { 10 });

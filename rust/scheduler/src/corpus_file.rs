@@ -7,7 +7,7 @@
 //! tokenizer: the same numbers are other words in another's. A file that is foreign or torn is as good
 //! as none.
 
-use std::fs::{File, create_dir_all, read, rename};
+use std::fs::{File, create_dir_all, read, remove_file, rename};
 use std::io::{Result, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +21,24 @@ const CHECKSUM_BYTES: usize = 8;
 /// there before. Readable by the owner alone: texts are what users said.
 ///
 /// # Errors
-/// When the folder cannot be made or the file not be written.
+/// When the folder cannot be made or the file not be written; nothing of it is left then.
 pub fn save(corpus: &Corpus, fingerprint: &str, path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         create_dir_all(folder)?;
     }
     let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = private_file(&aside)?;
-    file.write_all(&encode(corpus, fingerprint))?;
-    file.sync_all()?;
-    rename(&aside, path)
+    let written = write(&aside, &encode(corpus, fingerprint)).and_then(|()| rename(&aside, path));
+    if written.is_err() {
+        // A disk that is full gets its room back; the error that counts is the first one.
+        drop(remove_file(&aside));
+    }
+    written
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = private_file(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// Fill an empty corpus with the texts at `path`; false if there are none, of this tokenizer and whole.
