@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 from openai import AsyncOpenAI, BadRequestError
@@ -60,3 +61,65 @@ async def test_a_form_that_cannot_be_is_400(client: AsyncOpenAI, fields: dict[st
     with pytest.raises(BadRequestError) as refused:
         await text_of(client, extra_body=fields)
     assert refused.value.param in fields
+
+
+async def test_a_model_that_was_taught_no_calls_makes_one_where_it_must(
+    client: AsyncOpenAI,
+) -> None:
+    function = {
+        "name": "paint",
+        "parameters": {
+            "type": "object",
+            "properties": {"colour": {"enum": ["red", "green"]}},
+            "required": ["colour"],
+        },
+    }
+    answer = await client.chat.completions.create(
+        model="demo",
+        messages=MESSAGES,
+        temperature=0,
+        max_tokens=80,
+        tools=[{"type": "function", "function": function}],  # type: ignore[typeddict-item]
+        tool_choice="required",
+        parallel_tool_calls=False,
+    )
+    [choice] = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    [call] = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert json.loads(call.function.arguments)["colour"] in {"red", "green"}
+
+
+async def test_other_dialects_keep_to_their_forms(server: str) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    schema["additionalProperties"] = False
+    user = [{"role": "user", "content": "One or two?"}]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (
+            "/v1/responses",
+            {
+                "input": "One or two?",
+                "text": {"format": {"type": "json_schema", "name": "n", "schema": schema}},
+            },
+        ),
+        (
+            "/v1/messages",
+            {
+                "messages": user,
+                "max_tokens": 50,
+                "output_config": {"format": {"type": "json_schema", "schema": schema}},
+            },
+        ),
+        ("/api/chat", {"messages": user, "format": schema, "stream": False}),
+    ]
+    async with httpx.AsyncClient(base_url=server, timeout=120) as http:
+        answers = [
+            (await http.post(path, json={"model": "demo", **body})).json() for path, body in asked
+        ]
+    response, message, line = answers
+    texts = [
+        response["output"][0]["content"][0]["text"],
+        message["content"][0]["text"],
+        line["message"]["content"],
+    ]
+    assert all(json.loads(text)["n"] in {1, 2} for text in texts), texts

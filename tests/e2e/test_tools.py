@@ -140,3 +140,55 @@ async def test_thinking_that_the_template_opens_is_not_the_answer(caller: AsyncO
     plain = await ask(caller, reasoning_effort="none", max_tokens=8)
     assert plain.choices[0].message.content
     assert plain.usage.completion_tokens_details.reasoning_tokens == 0
+
+
+CLOCK = {
+    "type": "function",
+    "function": {
+        "name": "set_alarm",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "hour": {"type": "integer", "minimum": 0, "maximum": 23},
+                "sound": {"enum": ["bell", "horn"]},
+            },
+            "required": ["hour", "sound"],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"temperature": 1.2, "seed": 3}], ids=str)
+async def test_a_named_tool_is_called_with_arguments_of_its_schema(
+    caller: AsyncOpenAI, how: dict[str, Any]
+) -> None:
+    named = {"type": "function", "function": {"name": "set_alarm"}}
+    [choice] = (await ask(caller, tools=[TOOL, CLOCK], tool_choice=named, **how)).choices
+    assert choice.finish_reason == "tool_calls"
+    assert not choice.message.content
+    for call in choice.message.tool_calls:
+        assert call.function.name == "set_alarm"
+        arguments = json.loads(call.function.arguments)
+        assert arguments.keys() == {"hour", "sound"}
+        assert 0 <= arguments["hour"] <= 23
+        assert arguments["sound"] in {"bell", "horn"}
+
+
+async def test_a_required_call_is_the_same_without_speculation(caller: AsyncOpenAI) -> None:
+    texts = []
+    for enabled in (True, False):
+        extra = {"speculative": {"enabled": enabled}}
+        asked = {"tools": [CLOCK, TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+        [choice] = (await ask(caller, **asked, extra_body=extra)).choices
+        [call] = choice.message.tool_calls
+        texts.append((call.function.name, call.function.arguments))
+    assert texts[0] == texts[1]
+
+
+async def test_a_strict_tool_is_called_as_it_declares(caller: AsyncOpenAI) -> None:
+    """Left alone the model copies the calls it has seen: a name for the city."""
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Bonn", "Ulm"]}}}
+    function = {"name": "get_weather", "strict": True, "parameters": parameters}
+    answer = await ask(caller, tools=[{"type": "function", "function": function}])
+    [call] = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments).get("city", "Ulm") in {"Bonn", "Ulm"}

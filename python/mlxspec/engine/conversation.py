@@ -24,11 +24,18 @@ class Conversation:
     """Renders messages with one model's template. Thread-safe."""
 
     def __init__(
-        self, render: Render, *, thinks: bool, knows_developer: bool, parse_arguments: bool
+        self,
+        render: Render,
+        *,
+        thinks: bool,
+        knows_developer: bool,
+        knows_tools: bool,
+        parse_arguments: bool,
     ) -> None:
         self._render = render
         self._thinks = thinks
         self._knows_developer = knows_developer
+        self._knows_tools = knows_tools
         self._parse_arguments = parse_arguments
 
     @classmethod
@@ -51,11 +58,18 @@ class Conversation:
             return str(text)
 
         thinks = wrapper.has_thinking
-        return cls(render, thinks=thinks, knows_developer=True, parse_arguments=False)
+        return cls(
+            render,
+            thinks=thinks,
+            knows_developer=True,
+            knows_tools=wrapper.has_tool_calling,
+            parse_arguments=False,
+        )
 
     def render(self, messages: list[Message], chat: ChatOptions) -> str:
         """The prompt; BadRequestError if the template refuses the messages."""
-        known = _joined([self._known(message) for message in messages])
+        told = [] if self._knows_tools or not chat.must_call else [_tools_told(chat)]
+        known = _joined([*told, *(self._known(message) for message in messages)])
         if chat.continue_final_message:
             return self._render_open(known, chat)
         return self._render(known, chat.tools, self._variables(chat, add_generation_prompt=True))
@@ -94,6 +108,13 @@ class Conversation:
         if self._parse_arguments and (calls := message.get("tool_calls")):
             known["tool_calls"] = [_with_parsed_arguments(call) for call in calls]
         return known
+
+
+def _tools_told(chat: ChatOptions) -> Message:
+    """What a model that must call is told of tools, if its template has no words for them."""
+    functions = [tool["function"] for tool in chat.tools]
+    told = "\n".join(json.dumps(function, ensure_ascii=False) for function in functions)
+    return {"role": "system", "content": f"Answer with a call of one of these functions:\n{told}"}
 
 
 def _joined(messages: list[Message]) -> list[Message]:

@@ -214,6 +214,7 @@ class Engine:
         index = self._find(request.model)
         tokenizer = self._tokenizer(index)
         encoded = await asyncio.to_thread(_encode, tokenizer, request)
+        request = tokenizer.constrained(request, encoded.prompt)
         constraint = None
         if request.grammar is not None:
             constraint = await tokenizer.grammars.compile(request.grammar)

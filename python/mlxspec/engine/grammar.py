@@ -76,8 +76,16 @@ def _check_size(grammar: Grammar) -> None:
     size = len(grammar.source.encode())
     if size > MAX_BYTES:
         raise _refusal(grammar, f"has {size} bytes: send at most {MAX_BYTES}")
-    if grammar.kind == "json_schema" and _depth(json.loads(grammar.source)) > MAX_DEPTH:
-        raise _refusal(grammar, f"is nested deeper than {MAX_DEPTH} levels: flatten it")
+    if grammar.kind == "json_schema":
+        check_depth(json.loads(grammar.source), grammar.param)
+
+
+def check_depth(schema: Any, param: str) -> None:
+    """BadRequestError, naming the request's field, for a schema whose nesting has no end."""
+    if _depth(schema) > MAX_DEPTH:
+        raise BadRequestError(
+            f"a JSON schema is nested deeper than {MAX_DEPTH} levels: flatten it", param=param
+        )
 
 
 def _depth(value: Any) -> int:

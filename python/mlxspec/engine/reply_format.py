@@ -1,13 +1,16 @@
 """How a model marks reasoning and tool calls in its text: mlx-lm's knowledge, by tokenizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tool_parsers import json_tools
 
+from mlxspec.engine.call_shape import call_shape
 from mlxspec.engine.reply import ReplyParser
+from mlxspec.engine.reply_grammar import ReplyGrammar
 from mlxspec.engine.request import ChatOptions
 
 
@@ -17,19 +20,44 @@ class ReplyFormat:
     def __init__(self, wrapper: TokenizerWrapper) -> None:
         self._wrapper = wrapper
         self._with_tools = _machine(wrapper)
-        self._without_tools = _machine(_without_tools(wrapper))
+        self._without_tools = _machine(_with_calls(wrapper, None, None))
+        self._forced = _machine(
+            _with_calls(wrapper, json_tools.tool_call_start, json_tools.tool_call_end)
+        )
         self.markers: tuple[str, ...] = _markers(wrapper)
         """All strings that are in no part of a reply."""
 
     def parser(self, chat: ChatOptions, prompt_end: str) -> ReplyParser:
         """A parser of one reply; `prompt_end` is where the template left off."""
         return ReplyParser(
-            machine=self._with_tools if chat.tools else self._without_tools,
+            machine=self._machine_for(chat),
             section=self._first_section(prompt_end),
             read_calls=self._reader(chat.tools),
             marker=self._wrapper.tool_call_start or "",
             max_calls=None if chat.parallel_tool_calls else 1,
         )
+
+    def grammars(self, added: Mapping[str, int]) -> ReplyGrammar:
+        """What makes grammars of replies; `added` are the ids of tokens beside the vocabulary."""
+        wrapper = self._wrapper
+        parser = wrapper.init_kwargs.get("tool_parser_type") if wrapper.has_tool_calling else None
+        known = not wrapper.response_transitions
+        return ReplyGrammar(
+            call_shape(parser, added) if known else None,
+            wrapper.tool_call_start,
+            (wrapper.think_start, wrapper.think_end) if wrapper.has_thinking else None,
+            added,
+        )
+
+    def thinks_from(self, prompt_end: str) -> bool:
+        """Whether a reply begins with reasoning, its marker being the prompt's end."""
+        return self._first_section(prompt_end) == "reasoning"
+
+    def _machine_for(self, chat: ChatOptions) -> TextStateMachine | None:
+        """Models that were taught no calls make them where they must, in JSON."""
+        if chat.tools and self._wrapper.has_tool_calling:
+            return self._with_tools
+        return self._forced if chat.must_call else self._without_tools
 
     def _first_section(self, prompt_end: str) -> str:
         """Templates of models that always think end prompts with the opening marker."""
@@ -38,7 +66,8 @@ class ReplyFormat:
         return self._wrapper.response_initial_state or "normal"
 
     def _reader(self, tools: list[dict[str, Any]]) -> Callable[[str], Any]:
-        return lambda text: self._wrapper.tool_parser(text, tools)
+        read = self._wrapper.tool_parser or json_tools.parse_tool_call
+        return lambda text: read(text, tools)
 
 
 def _machine(wrapper: TokenizerWrapper | SimpleNamespace) -> TextStateMachine | None:
@@ -46,12 +75,12 @@ def _machine(wrapper: TokenizerWrapper | SimpleNamespace) -> TextStateMachine | 
     return make_text_state_machine(wrapper) if _markers(wrapper) else None
 
 
-def _without_tools(wrapper: TokenizerWrapper) -> SimpleNamespace:
-    """The wrapper as a model that cannot call: what looks like a call stays text."""
+def _with_calls(wrapper: TokenizerWrapper, start: str | None, end: str | None) -> SimpleNamespace:
+    """The wrapper as a model with these markers of calls; without, what looks like one is text."""
     return SimpleNamespace(
-        has_tool_calling=False,
-        tool_call_start=None,
-        tool_call_end=None,
+        has_tool_calling=start is not None,
+        tool_call_start=start,
+        tool_call_end=end,
         has_thinking=wrapper.has_thinking,
         think_start=wrapper.think_start,
         think_end=wrapper.think_end,

@@ -41,11 +41,14 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
 class ChatOptions(Struct, frozen=True, kw_only=True):
     """How messages become a prompt and how the reply to them is read.
 
+    `must_call` names the tools of which the reply must call one; empty: it need not call any. A
+    call of a tool that says `strict` has just the arguments that the tool declares.
     `template_kwargs` are variables of the chat template. `continue_final_message` leaves the last
     message open, for the model to go on with.
     """
 
     tools: list[Tool] = []
+    must_call: tuple[str, ...] = ()
     parallel_tool_calls: bool = True
     template_kwargs: dict[str, Any] = {}
     continue_final_message: bool = False

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
+from msgspec.structs import replace
 from tokenizers import Tokenizer as FastTokenizer
 
 from mlxspec.engine.chat_template import ChatTemplate
@@ -25,7 +26,6 @@ from mlxspec.errors import BadRequestError
 log = structlog.get_logger()
 
 PROMPT_END_TOKENS = 16
-"""Enough of a prompt's end to hold a marker that opens the reply."""
 
 
 class Tokenizer:
@@ -44,6 +44,9 @@ class Tokenizer:
         self.stop_tokens: list[int] = sorted(wrapper.eos_token_ids)
         self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
         self._vocabulary = Vocabulary(self._fast)
+        self._reply_grammars = self._format.grammars(
+            {added.content: at for at, added in self._fast.get_added_tokens_decoder().items()}
+        )
         self.grammars = GrammarCompiler(self._fast, self.vocab_size, self.stop_tokens)
         self.newline_tokens: list[int] = self.encode_piece("\n")
 
@@ -98,7 +101,7 @@ class Tokenizer:
         self, request: GenerationRequest, prompt: list[int], stop_tokens: frozenset[int]
     ) -> Output:
         """A fresh reader of one request's tokens; `prompt` is what `encode` made of it."""
-        is_chat = bool(request.prompt) and isinstance(request.prompt[0], dict)
+        is_chat = _is_chat(request)
         return Output(
             detokenizer=Detokenizer(self._fast, self._hidden if is_chat else self._special),
             stop=request.stop,
@@ -108,9 +111,22 @@ class Tokenizer:
             logprobs=LogprobQueue(self._vocabulary.bytes_of),
         )
 
+    def constrained(self, request: GenerationRequest, prompt: list[int]) -> GenerationRequest:
+        """The request with the grammar that its reply must follow, tool calls included.
+
+        `prompt` is what `encode` made of it. Raises BadRequestError where there is no such grammar.
+        """
+        if not _is_chat(request):
+            return request
+        thinking = self._format.thinks_from(self._end_of(prompt))
+        return replace(request, grammar=self._reply_grammars.of(request, thinking=thinking))
+
     def _reply(self, request: GenerationRequest, prompt: list[int]) -> ReplyParser:
-        end = self._fast.decode(prompt[-PROMPT_END_TOKENS:], skip_special_tokens=False)
-        return self._format.parser(request.chat, end)
+        return self._format.parser(request.chat, self._end_of(prompt))
+
+    def _end_of(self, prompt: list[int]) -> str:
+        """Enough of a prompt's end to hold a marker that opens the reply."""
+        return str(self._fast.decode(prompt[-PROMPT_END_TOKENS:], skip_special_tokens=False))
 
     def _marker_tokens(self) -> frozenset[int]:
         """Special tokens that are a marker or a part of one: the reply's parser must see them."""
@@ -139,6 +155,10 @@ class Tokenizer:
                 )
 
 
+def _is_chat(request: GenerationRequest) -> bool:
+    return bool(request.prompt) and isinstance(request.prompt[0], dict)
+
+
 def _conversation(wrapper: TokenizerWrapper) -> Conversation | None:
     """How the model's chats are rendered; None if it has no template, or one that is broken."""
     if not wrapper.has_chat_template:
@@ -155,6 +175,7 @@ def _conversation(wrapper: TokenizerWrapper) -> Conversation | None:
         template.render,
         thinks=wrapper.has_thinking,
         knows_developer=template.knows_developer,
+        knows_tools=wrapper.has_tool_calling,
         parse_arguments=True,
     )
 

@@ -150,8 +150,7 @@ def test_without_a_prompt_nothing_is_generated(
 @pytest.mark.parametrize(
     ("path", "fields", "named"),
     [
-        (CHAT, {"format": "json"}, "format"),
-        (CHAT, {"format": {"type": "object"}}, "format"),
+        (CHAT, {"format": "xml"}, "format"),
         (CHAT, {"options": {"repeat_penalty": 0}}, "repeat_penalty"),
         (CHAT, {"messages": [{"role": "user", "content": "x", "images": ["a"]}]}, "images"),
         (CHAT, {"options": {"temperature": 3}}, "temperature"),

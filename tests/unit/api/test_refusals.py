@@ -22,7 +22,6 @@ from mlxspec.errors import (
 )
 
 UNSUPPORTED_CHAT = {
-    "tool_choice": "required",
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
 }
@@ -119,13 +118,6 @@ def test_contradictions_are_named(
 ) -> None:
     assert_error(client.post(COMPLETIONS, json=completion(**fields)), 400, param)
     assert engine.requests == []
-
-
-@pytest.mark.parametrize(
-    "choice", ["required", {"type": "function", "function": {"name": "f"}}, {"type": "custom"}]
-)
-def test_forced_tools_are_refused(client: TestClient[Any], choice: Any) -> None:
-    assert_error(client.post(CHAT, json=chat(tool_choice=choice)), 400, "tool_choice")
 
 
 def test_a_part_that_is_not_text_is_named(client: TestClient[Any]) -> None:

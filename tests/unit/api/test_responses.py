@@ -87,7 +87,10 @@ def test_reasoning_text_and_calls_are_items_of_their_own(
     assert (call["call_id"], call["name"], call["arguments"]) == ("call00001", "add", '{"a": 1}')
     assert len({item["id"] for item in body["output"]}) == 3
     assert calling.requests[0].chat.tools == [
-        {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+        {
+            "type": "function",
+            "function": {"name": "add", "parameters": {"type": "object"}, "strict": True},
+        }
     ]
 
 
@@ -245,7 +248,8 @@ def test_what_codex_sends_and_we_have_no_use_for_is_accepted(client: TestClient[
         ({"background": True}, "background"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
-        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         (

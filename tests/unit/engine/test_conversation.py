@@ -24,8 +24,8 @@ class Recorder:
 
 
 def conversation(render: Any, **facts: bool) -> Conversation:
-    known = {"thinks": False, "knows_developer": False, "parse_arguments": True, **facts}
-    return Conversation(render, **known)
+    known = {"thinks": False, "knows_developer": False, "knows_tools": True, **facts}
+    return Conversation(render, **{"parse_arguments": True, **known})
 
 
 def test_arguments_become_objects_and_broken_ones_stay_text() -> None:
@@ -102,3 +102,16 @@ def test_system_messages_at_the_head_become_one() -> None:
         USER,
         {"role": "system", "content": "c"},
     ]
+
+
+def test_a_model_without_words_for_tools_is_told_of_them_where_it_must_call() -> None:
+    tool = {"type": "function", "function": {"name": "find_city"}}
+    recorder = Recorder()
+    for must_call, heads in (((), ["user"]), (("find_city",), ["system", "user"])):
+        options = ChatOptions(tools=[tool], must_call=must_call)
+        conversation(recorder, knows_tools=False).render([USER], options)
+        assert [message["role"] for message in recorder.messages] == heads
+    assert "find_city" in recorder.messages[0]["content"]
+    system = {"role": "system", "content": "Be brief."}
+    conversation(recorder, knows_tools=False).render([system, USER], options)
+    assert recorder.messages[0]["content"].endswith("Be brief."), "one system message"

@@ -2,11 +2,20 @@
 
 from collections.abc import Iterator
 
-from mlxspec.api.anthropic.params import Block, CountParams, InputMessage, MessagesParams
+from mlxspec.api.anthropic.params import (
+    Block,
+    CountParams,
+    InputMessage,
+    MessagesParams,
+    ToolChoice,
+)
 from mlxspec.api.bounds import num_tokens, stop_strings
+from mlxspec.api.json_grammar import json_grammar
+from mlxspec.api.tool_choice import any_tool, named_tool
 from mlxspec.engine.request import (
     ChatOptions,
     GenerationRequest,
+    Grammar,
     Message,
     SamplingParams,
     Tool,
@@ -34,7 +43,17 @@ def messages_request(params: MessagesParams) -> GenerationRequest:
         ),
         max_tokens=num_tokens(params.max_tokens),
         stop=stop_strings(params.stop_sequences or (), "stop_sequences"),
+        grammar=_grammar(params),
     )
+
+
+def _grammar(params: MessagesParams) -> Grammar | None:
+    """The form that the text must have, by the field's new name or its old one."""
+    if params.output_config and params.output_config.format:
+        return json_grammar(params.output_config.format.schema, "output_config.format")
+    if params.output_format:
+        return json_grammar(params.output_format.schema, "output_format")
+    return None
 
 
 def prompt_messages(params: CountParams) -> list[Message]:
@@ -50,8 +69,10 @@ def chat_options(params: CountParams) -> ChatOptions:
     choice = params.tool_choice
     thinks = params.thinking.type if params.thinking else None
     switch = {"enabled": True, "disabled": False}.get(thinks or "")
+    tools = _tools(params)
     return ChatOptions(
-        tools=_tools(params),
+        tools=tools,
+        must_call=_must_call(choice, tools),
         parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
         template_kwargs={} if switch is None else {"enable_thinking": switch},
         continue_final_message=params.messages[-1].role == "assistant",
@@ -60,12 +81,7 @@ def chat_options(params: CountParams) -> ChatOptions:
 
 def _tools(params: CountParams) -> list[Tool]:
     """The client's tools, as chat templates see them; the model is told of no others."""
-    choice = params.tool_choice.type if params.tool_choice else "auto"
-    if choice not in {"auto", "none"}:
-        raise BadRequestError(
-            "a forced tool_choice is not supported: send auto or none", param="tool_choice"
-        )
-    if choice == "none":
+    if params.tool_choice and params.tool_choice.type == "none":
         return []
     return [
         {
@@ -74,11 +90,23 @@ def _tools(params: CountParams) -> list[Tool]:
                 "name": tool.name,
                 "description": tool.description or "",
                 "parameters": tool.input_schema,
+                **({"strict": True} if tool.strict else {}),
             },
         }
         for tool in params.tools or []
         if tool.name is not None and tool.input_schema is not None
     ]
+
+
+def _must_call(choice: ToolChoice | None, tools: list[Tool]) -> tuple[str, ...]:
+    """The names of the tools of which one must be called; none where that is left to the model."""
+    match choice.type if choice else "auto":
+        case "any":
+            return any_tool(tools)
+        case "tool":
+            return named_tool(tools, choice.name if choice else None)
+        case _:
+            return ()
 
 
 def _system(system: str | list[Block] | None) -> list[Message]:

@@ -1,6 +1,6 @@
 """Anthropic's request bodies: the fields we act on. All others are accepted and ignored."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -30,7 +30,8 @@ class InputMessage(Struct, frozen=True, kw_only=True):
 class ToolChoice(Struct, frozen=True):
     """Whether the model must call a tool."""
 
-    type: Name
+    type: Literal["auto", "any", "tool", "none"]
+    name: Name | None = None
     disable_parallel_tool_use: bool | None = None
 
 
@@ -40,6 +41,20 @@ class Tool(Struct, frozen=True, kw_only=True):
     name: Name | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class OutputFormat(Struct, frozen=True):
+    """The form the text must have: JSON of a schema."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Struct, frozen=True):
+    """How the answer shall be."""
+
+    format: OutputFormat | None = None
 
 
 class Thinking(Struct, frozen=True):
@@ -68,3 +83,5 @@ class MessagesParams(CountParams, frozen=True, kw_only=True):
     top_k: TopK | None = None
     stop_sequences: Annotated[list[str], Meta(max_length=16)] | None = None
     stream: bool | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
+from mlxspec.api.json_grammar import ANY_OBJECT, json_grammar
 from mlxspec.api.ollama.params import (
     ChatMessage,
     ChatParams,
@@ -15,6 +16,7 @@ from mlxspec.api.ollama.params import (
 from mlxspec.engine.request import (
     ChatOptions,
     GenerationRequest,
+    Grammar,
     Message,
     SamplingParams,
     Tool,
@@ -54,9 +56,21 @@ def _request(
         sampling=_sampling(options),
         max_tokens=None if limit is None or limit < 0 else num_tokens(limit),
         stop=stop_strings(stops, "options.stop"),
+        grammar=_grammar(params.format),
         speculative=options.draft_num_predict != 0,
         chat=ChatOptions(tools=list(tools), template_kwargs=_thinking(params.think)),
     )
+
+
+def _grammar(form: str | dict[str, Any] | None) -> Grammar | None:
+    """The form that the text must have, if one is asked for."""
+    if not form:
+        return None
+    if isinstance(form, dict):
+        return json_grammar(form, "format")
+    if form != "json":
+        raise BadRequestError(f"format {form!r:.40} is unknown: send json, or a JSON schema")
+    return json_grammar(ANY_OBJECT, "format")
 
 
 def _thinking(think: bool | str | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from mlxspec.engine.request import ModelCard
 from mlxspec.errors import BadRequestError
 
 MISSING = {
-    "format": "format is not supported: describe the form in a message",
     "logprobs": "logprobs is not supported: leave it out",
     "suffix": "suffix is not supported: put the whole text into the prompt",
     "template": "a template in a request is not supported: send raw with the whole prompt",

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from mlxspec.api.openai.params import ChatParams, FunctionTool, ToolChoice
+from mlxspec.api.tool_choice import any_tool, named_tool
 from mlxspec.engine.request import ChatOptions, Tool
 from mlxspec.errors import BadRequestError
 
@@ -17,8 +18,10 @@ def chat_options(params: ChatParams) -> ChatOptions:
             "continue_final_message needs a last message of role assistant: send one",
             param="continue_final_message",
         )
+    tools = _tools(params)
     return ChatOptions(
-        tools=_tools(params),
+        tools=tools,
+        must_call=_must_call(params.tool_choice, tools),
         parallel_tool_calls=params.parallel_tool_calls is not False,
         template_kwargs=_template_kwargs(params),
         continue_final_message=continues,
@@ -51,6 +54,15 @@ def _allowed_names(choice: str | ToolChoice | None) -> set[str] | None:
     if not isinstance(choice, ToolChoice) or choice.allowed_tools is None:
         return None
     return {tool.function.name for tool in choice.allowed_tools.tools if tool.function}
+
+
+def _must_call(choice: str | ToolChoice | None, tools: list[Tool]) -> tuple[str, ...]:
+    """The names of the tools of which one must be called; none where that is left to the model."""
+    if not isinstance(choice, ToolChoice):
+        return any_tool(tools) if choice == "required" else ()
+    if choice.allowed_tools is not None:
+        return any_tool(tools) if choice.allowed_tools.mode == "required" else ()
+    return named_tool(tools, choice.function.name if choice.function else None)
 
 
 def _template_kwargs(params: ChatParams) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from mlxspec.api.openai.params import ToolChoice
 from mlxspec.errors import BadRequestError
 
 
@@ -25,21 +24,16 @@ def _forced(value: str | dict[str, Any]) -> bool:
     return value not in {"auto", "none"} if isinstance(value, str) else True
 
 
-def _forced_tool(value: str | ToolChoice) -> bool:
-    if isinstance(value, str):
-        return value == "required"
-    return value.allowed_tools is None or value.allowed_tools.mode == "required"
-
-
 def _not_only_text(value: list[str]) -> bool:
     return any(modality != "text" for modality in value)
 
 
 CHAT = (
     Refusal(
-        "tool_choice", _forced_tool, "a forced tool_choice is not supported: send auto or none"
+        "function_call",
+        _forced,
+        "a forced function_call is not supported: send tools and tool_choice",
     ),
-    Refusal("function_call", _forced, "a forced function_call is not supported: send auto or none"),
     Refusal(
         "chat_template",
         bool,

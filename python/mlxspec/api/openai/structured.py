@@ -4,11 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from mlxspec.api.json_grammar import ANY_OBJECT, json_grammar
 from mlxspec.api.openai.params import CommonParams, ResponseFormat
 from mlxspec.engine.request import Grammar
 from mlxspec.errors import BadRequestError
-
-ANY_OBJECT = {"type": "object"}
 
 
 def grammar_of(params: CommonParams) -> Grammar | None:
@@ -25,7 +24,7 @@ def _asked(params: CommonParams) -> Iterator[Grammar]:
         yield from _of_format(params.response_format)
     if (outputs := params.structured_outputs) is not None:
         if outputs.json_object:
-            yield _json(ANY_OBJECT, "structured_outputs.json_object")
+            yield json_grammar(ANY_OBJECT, "structured_outputs.json_object")
         for name in ("json", "regex", "choice", "grammar"):
             yield from _of_field(name, getattr(outputs, name), f"structured_outputs.{name}")
     for name in ("json", "regex", "choice", "grammar"):
@@ -34,14 +33,14 @@ def _asked(params: CommonParams) -> Iterator[Grammar]:
 
 def _of_format(asked: ResponseFormat) -> Iterator[Grammar]:
     if asked.type == "json_object":
-        yield _json(ANY_OBJECT, "response_format")
+        yield json_grammar(ANY_OBJECT, "response_format")
     if asked.type == "json_schema":
         if asked.json_schema is None or asked.json_schema.schema is None:
             raise BadRequestError(
                 "response_format json_schema has no schema: send json_schema.schema",
                 param="response_format.json_schema",
             )
-        yield _json(asked.json_schema.schema, "response_format")
+        yield json_grammar(asked.json_schema.schema, "response_format")
 
 
 def _of_field(name: str, value: Any, param: str) -> Iterator[Grammar]:
@@ -49,7 +48,7 @@ def _of_field(name: str, value: Any, param: str) -> Iterator[Grammar]:
         return
     match name:
         case "json":
-            yield _json(value, param)
+            yield json_grammar(value, param)
         case "regex":
             yield Grammar(kind="regex", source=value, param=param)
         case "choice":
@@ -57,14 +56,3 @@ def _of_field(name: str, value: Any, param: str) -> Iterator[Grammar]:
             yield Grammar(kind="lark", source=f"start: {words}", param=param)
         case _:
             yield Grammar(kind="lark", source=value, param=param)
-
-
-def _json(schema: dict[str, Any] | str, param: str) -> Grammar:
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
-            raise BadRequestError(f"{param} is not JSON: {error}", param=param) from None
-        if not isinstance(schema, dict):
-            raise BadRequestError(f"{param} is not a schema: send an object", param=param)
-    return Grammar(kind="json_schema", source=json.dumps(schema), param=param)

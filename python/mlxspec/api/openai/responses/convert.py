@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxspec.api.bounds import num_tokens
+from mlxspec.api.json_grammar import ANY_OBJECT, json_grammar
 from mlxspec.api.openai.responses.params import (
     Content,
     Item,
     PromptParams,
     ResponseParams,
     ResponseTool,
+    TextFormat,
     ToolChoice,
 )
+from mlxspec.api.tool_choice import any_tool, named_tool
 from mlxspec.engine.request import (
     ChatOptions,
     GenerationRequest,
+    Grammar,
     Message,
     SamplingParams,
     Tool,
@@ -39,8 +43,20 @@ def generation_request(
             top_p=1.0 if params.top_p is None else params.top_p,
         ),
         max_tokens=num_tokens(params.max_output_tokens),
+        grammar=_grammar(params.text.format if params.text else None),
         chat=chat_options(params),
     )
+
+
+def _grammar(asked: TextFormat | None) -> Grammar | None:
+    """The form that the text must have, if one is asked for."""
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return json_grammar(ANY_OBJECT, "text.format")
+    if asked.schema is None:
+        raise BadRequestError("text.format has no schema: send one", param="text.format.schema")
+    return json_grammar(asked.schema, "text.format")
 
 
 def with_instructions(params: PromptParams, messages: list[Message]) -> list[Message]:
@@ -56,8 +72,10 @@ def chat_options(params: PromptParams) -> ChatOptions:
     kwargs: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
     if effort == "none":
         kwargs["enable_thinking"] = False
+    tools = _tools(params)
     return ChatOptions(
-        tools=_tools(params),
+        tools=tools,
+        must_call=_must_call(params.tool_choice, tools),
         parallel_tool_calls=params.parallel_tool_calls is not False,
         template_kwargs=kwargs,
     )
@@ -67,12 +85,23 @@ def _tools(params: PromptParams) -> list[Tool]:
     choice = params.tool_choice
     if choice == "none":
         return []
-    allowed = {tool.name for tool in choice.tools} if isinstance(choice, ToolChoice) else None
+    allowed = None
+    if isinstance(choice, ToolChoice) and choice.type == "allowed_tools":
+        allowed = {tool.name for tool in choice.tools}
     return [
         _tool(tool)
         for tool in params.tools or []
         if tool.type == "function" and (allowed is None or tool.name in allowed)
     ]
+
+
+def _must_call(choice: str | ToolChoice | None, tools: list[Tool]) -> tuple[str, ...]:
+    """The names of the tools of which one must be called; none where that is left to the model."""
+    if not isinstance(choice, ToolChoice):
+        return any_tool(tools) if choice == "required" else ()
+    if choice.type == "allowed_tools":
+        return any_tool(tools) if choice.mode == "required" else ()
+    return named_tool(tools, choice.name)
 
 
 def _tool(tool: ResponseTool) -> Tool:
@@ -82,6 +111,8 @@ def _tool(tool: ResponseTool) -> Tool:
         function["description"] = tool.description
     if tool.parameters is not None:
         function["parameters"] = tool.parameters
+    if tool.strict:
+        function["strict"] = True
     return {"type": "function", "function": function}
 
 

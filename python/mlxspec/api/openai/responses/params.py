@@ -66,10 +66,14 @@ class Reasoning(Struct, frozen=True):
     summary: str | None = None
 
 
-class TextFormat(Struct, frozen=True):
+class TextFormat(Struct, frozen=True, omit_defaults=True):
     """The form the text must have."""
 
-    type: Name = "text"
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class TextOptions(Struct, frozen=True):
