@@ -10,7 +10,6 @@ Granian runs a parent that owns the signals and a worker that owns the models.
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
@@ -32,7 +31,7 @@ from mlxspec.api.drain import Drain
 from mlxspec.api.log import configure_logging
 from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
-from mlxspec.crash_loop import CrashLoop
+from mlxspec.crash_loop import stop_crash_loops
 from mlxspec.model.backend import prepare
 from mlxspec.watchdog import Watchdog
 
@@ -111,7 +110,7 @@ def serve(config: Config, load: Callable[[], Litestar] = load_app) -> None:
         log_level=LogLevels.warning,
     )
     take_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # ignored under nohup
-    _stop_crash_loops(server)
+    stop_crash_loops(server)
     server.on_startup(lambda: _take_parent_signals(server, take_hangup=take_hangup))
     server.serve(target_loader=load, wrap_loader=False)
 
@@ -159,23 +158,6 @@ class WorkerSignals:
 
 def _path(name: str | None) -> Path | None:
     return None if name is None else Path(name)
-
-
-def _stop_crash_loops(server: AbstractServer[Any]) -> None:
-    """Granian gives up on a worker that dies at once; one that loads first would die for ever."""
-    deaths = CrashLoop()
-    respawn = server._respawn_workers
-
-    def respawn_unless_looping(workers: list[int], *rest: Any, **options: Any) -> None:
-        if deaths.died(time.monotonic()):
-            logger.critical("the worker died too often in a minute: it stays down, see above")
-            server.interrupt_children.extend(workers)  # makes the exit code 1
-            server.interrupt_signal = True
-            server.main_loop_interrupt.set()
-        else:
-            respawn(workers, *rest, **options)
-
-    server._respawn_workers = respawn_unless_looping  # type: ignore[method-assign]
 
 
 def _take_parent_signals(server: AbstractServer[Any], *, take_hangup: bool) -> None:
