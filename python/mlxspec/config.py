@@ -119,6 +119,12 @@ class ResponsesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ttl_seconds: Annotated[float, Meta(gt=0)] = 86_400.0
 
 
+class TracingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where OpenTelemetry spans go; `otlp` sends them as `OTEL_EXPORTER_OTLP_*` say."""
+
+    exporter: Literal["none", "otlp", "console"] = "none"
+
+
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
 
@@ -141,6 +147,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     kv: KVConfig = KVConfig()
     speculation: SpeculationConfig = SpeculationConfig()
     responses: ResponsesConfig = ResponsesConfig()
+    tracing: TracingConfig = TracingConfig()
     models: tuple[ModelConfig, ...] = ()
 
     def to_env(self) -> dict[str, str]:
@@ -187,7 +194,23 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Tree:
             raise ConfigError(f"{variable} is not a setting: unset it (settings: {known})")
         section, key = _VARIABLES[variable]
         tree.setdefault(section, {})[key] = _parse(variable, section, key, environ[variable])
+    if exporter := _traces_exporter(environ):
+        tree["tracing"] = {"exporter": exporter}
     return tree
+
+
+def _traces_exporter(environ: Mapping[str, str]) -> str | None:
+    """What OpenTelemetry's standard variables say of traces; None if they say nothing."""
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return "none"
+    for name in _OTLP:
+        protocol = environ.get(f"{name}_PROTOCOL") or "http/protobuf"
+        if protocol != "http/protobuf":
+            raise ConfigError(f"{name}_PROTOCOL={protocol} is not spoken: use http/protobuf")
+    if chosen := environ.get("OTEL_TRACES_EXPORTER"):
+        parsed: str = _parse("OTEL_TRACES_EXPORTER", "tracing", "exporter", chosen)
+        return parsed
+    return "otlp" if any(environ.get(f"{name}_ENDPOINT") for name in _OTLP) else None
 
 
 def parse_size(text: str) -> int:
@@ -229,6 +252,7 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxspec"
 
 
+_OTLP: Final = ("OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES")
 _NOT_KNOBS: Final = frozenset({CONFIG_ENV, "MLXSPEC_CONFIG", "MLXSPEC_HOME"})
 _VARIABLES: Final = {
     "MLXSPEC_HOST": ("server", "host"),

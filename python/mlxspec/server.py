@@ -33,6 +33,7 @@ from mlxspec.api.ports import EngineLike
 from mlxspec.config import Config
 from mlxspec.crash_loop import stop_crash_loops
 from mlxspec.model.backend import prepare
+from mlxspec.tracing import Tracing, check_installed
 from mlxspec.watchdog import Watchdog
 
 MAX_CONNECTIONS = 4096
@@ -60,7 +61,7 @@ def load_app() -> Litestar:
 def signalled_app(engine: EngineLike, config: Config) -> Litestar:
     """The app, which drains on SIGTERM once it has started. For a process's main thread."""
     drain = Drain(engine, config.server.drain_seconds)
-    app = create_app(engine, config, drain=drain)
+    app = create_app(engine, config, drain=drain, tracing=Tracing.of(config.tracing))
     watchdog = Watchdog(engine, config.limits.hang_seconds)
     signals = WorkerSignals(drain, watchdog)
 
@@ -87,9 +88,11 @@ def serve(config: Config, load: Callable[[], Litestar] = load_app) -> None:
     """Serve until a signal comes; blocks. Returns after a clean end.
 
     `load` makes the app inside the worker: a module-level function, as it may be pickled.
-    Raises ConfigError if nobody can listen there, SystemExit(1) if the worker keeps failing.
+    Raises ConfigError if nobody can listen there or tracing is not installed, SystemExit(1) if the
+    worker keeps failing.
     """
     check_exposure(config)
+    check_installed(config.tracing)
     config = with_port(config)
     os.environ.update(config.to_env())
     server = Granian(

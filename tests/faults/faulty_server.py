@@ -12,7 +12,7 @@ from fake_engine import FakeEngine, FakeGeneration
 from litestar import Litestar
 
 from mlxspec.api.log import configure_logging
-from mlxspec.config import Config, LimitsConfig, ServerConfig
+from mlxspec.config import Config, LimitsConfig, ServerConfig, TracingConfig
 from mlxspec.engine.request import GenerationRequest
 from mlxspec.server import serve, signalled_app
 
@@ -20,6 +20,7 @@ SCRIPT = [step for _ in range(40) for step in ("word ", 0.05)]
 HANG_SECONDS = 1.0
 STALL_SECONDS = 1.0
 LIMITS = LimitsConfig(hang_seconds=HANG_SECONDS, stall_seconds=STALL_SECONDS)
+SPANS_IN_LOG = TracingConfig(exporter="console")
 FOLDER, DRAIN_SECONDS = Path(sys.argv[1]), float(sys.argv[2])
 
 
@@ -54,4 +55,4 @@ def load() -> Litestar:
 if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     server = ServerConfig(port=0, drain_seconds=DRAIN_SECONDS)
-    serve(Config(server=server, limits=LIMITS), load)
+    serve(Config(server=server, limits=LIMITS, tracing=SPANS_IN_LOG), load)

@@ -97,15 +97,16 @@ def test_peers_that_never_finish_their_headers_keep_nobody_out(
     assert time.monotonic() - start < 12
 
 
-def test_no_prompt_and_no_key_reaches_logs_or_metrics(faulty: Faulty) -> None:
+def test_no_prompt_and_no_key_reaches_logs_spans_or_metrics(faulty: Faulty) -> None:
     canary = "canary-7c1f"
-    faulty.ask(canary)
+    faulty.ask(canary, max_tokens=5)
     faulty.ask(canary, temperature=canary)
     faulty.ask(canary, stop=[canary])
     headers = {"authorization": f"Bearer {canary}", "x-api-key": canary}
     httpx.post(f"{faulty.url}/v1/completions", content=f"{{{canary}", headers=headers)
     httpx.get(f"{faulty.url}/v1/models", params={"key": canary}, headers=headers)
     assert faulty.log.read_text().count('"request"') >= 5
+    assert faulty.log.read_text().count('"trace_id"') >= 5
     assert canary not in faulty.log.read_text()
     assert canary not in httpx.get(f"{faulty.url}/metrics").text
 
@@ -122,7 +123,8 @@ def test_readers_that_stall_are_given_up_and_others_do_not_notice(
     start = time.monotonic()
     assert faulty.ask("hi").status_code == 200
     assert time.monotonic() - start < 5
-    faulty.until(lambda: faulty.log.read_text().count("slow_consumer") == num_slow)
+    given_up = '"error": "slow_consumer"'
+    faulty.until(lambda: faulty.log.read_text().count(given_up) == num_slow)
     for peer in peers:
         peer.close()
     assert faulty.status() == 200

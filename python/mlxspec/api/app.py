@@ -27,6 +27,7 @@ from mlxspec.api.ports import EngineLike
 from mlxspec.api.synthetic import mark_synthetic
 from mlxspec.config import Config
 from mlxspec.metrics import ServerMetrics
+from mlxspec.tracing import Tracing
 
 
 def create_app(
@@ -34,10 +35,12 @@ def create_app(
     config: Config,
     *,
     drain: Drain | None = None,
+    tracing: Tracing | None = None,
 ) -> Litestar:
     """Routes, error shapes and lifespan around one engine, which starts and stops with the app.
 
-    `drain` lets whoever handles signals stop the engine before the app ends.
+    `drain` lets whoever handles signals stop the engine before the app ends. `tracing`
+    gets the spans of all requests, and is closed with the app.
     """
     forced = config.speculation.synthetic_acceptance
     metrics = ServerMetrics(engine.counters, synthetic=forced is not None)
@@ -66,8 +69,9 @@ def create_app(
         request_max_body_size=config.server.max_body_bytes,
         logging_config=None,
         openapi_config=None,
+        on_shutdown=[tracing.close] if tracing else [],
     )
     # Litestar's own middleware sits behind its router and never sees unknown routes.
     gate = mark_synthetic(make_gate(app.asgi_handler, config), forced)
-    app.asgi_handler = ExchangeMiddleware(gate, metrics, config.limits)
+    app.asgi_handler = ExchangeMiddleware(gate, metrics, config.limits, tracing)
     return app

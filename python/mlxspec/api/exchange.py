@@ -15,6 +15,7 @@ from mlxspec.api.ports import GenerationLike
 from mlxspec.api.wire import STALLED, Wire
 from mlxspec.config import LimitsConfig
 from mlxspec.metrics import ServerMetrics
+from mlxspec.tracing import Attributes, Served, Tracing
 
 SCOPE_KEY = "mlxspec.exchange"
 QUIET_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
@@ -36,6 +37,7 @@ class Exchange:
         self._started = time.perf_counter()
         self._metrics = metrics
         self._generations: list[GenerationLike] = []
+        self._served: list[Served] = []
 
     @property
     def elapsed_seconds(self) -> float:
@@ -57,6 +59,9 @@ class Exchange:
         for generation in generations:
             generation.close()
             self._metrics.observe(generation.metrics)
+            self._served.append(
+                Served(generation.age_seconds, generation.metrics, generation.usage)
+            )
         if generations:
             self.facts.update(_token_facts(generations))
 
@@ -81,6 +86,25 @@ class Exchange:
             **self.facts,
         )
 
+    def trace(self, tracing: Tracing, scope: Scope, status: int | None) -> None:
+        """Make the request's spans."""
+        route, method = scope.get("path_template", "unmatched"), str(scope.get("method"))
+        if route in QUIET_ROUTES:
+            return
+        attributes: Attributes = {
+            "http.request.method": method,
+            "http.route": route,
+            "mlxspec.request_id": self.id,
+        }
+        if status is not None:
+            attributes["http.response.status_code"] = status
+        if "error" in self.facts:
+            attributes["error.type"] = self.facts["error"]
+        if self._served and (model := self.facts.get("model")):
+            attributes["gen_ai.request.model"] = model
+        name, headers = f"{method} {route}", scope["headers"]
+        tracing.record(name, self.elapsed_seconds, attributes, self._served, headers)
+
 
 def _token_facts(generations: Sequence[GenerationLike]) -> dict[str, Any]:
     """Tokens of all generations; times of the first, which stands for its siblings."""
@@ -102,8 +126,15 @@ class ExchangeMiddleware:
     the promise to close generations is kept here and not only there.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, limits: LimitsConfig) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: ServerMetrics,
+        limits: LimitsConfig,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
+        self._tracing = tracing
         self._limits = limits
         self._intake = Intake(limits.max_held_bytes)
         self._metrics = metrics
@@ -125,3 +156,5 @@ class ExchangeMiddleware:
         finally:
             exchange.release()
             exchange.log(scope, wire.status, wire.num_bytes)
+            if self._tracing:
+                exchange.trace(self._tracing, scope, wire.status)

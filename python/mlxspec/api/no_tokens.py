@@ -31,6 +31,11 @@ class NoTokens:
         """Nothing runs any more."""
 
     @property
+    def age_seconds(self) -> float:
+        """Time since the engine accepted it."""
+        return self._accepted.age_seconds
+
+    @property
     def usage(self) -> Usage:
         """The prompt's tokens and no others."""
         return msgspec.structs.replace(self._accepted.usage, completion_tokens=0)

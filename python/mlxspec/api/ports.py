@@ -29,6 +29,11 @@ class GenerationLike(Protocol):
         ...
 
     @property
+    def age_seconds(self) -> float:
+        """Time since it was queued."""
+        ...
+
+    @property
     def usage(self) -> Usage:
         """Token counts so far; final after the last delta."""
         ...

@@ -37,6 +37,7 @@ METRICS = RequestMetrics(
     tokens_per_second=200.0,
     speculative_decoding=SPECULATION,
 )
+AGE_SECONDS = 0.5
 PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 VOCABULARY = 0xD800
@@ -131,6 +132,10 @@ class FakeGeneration:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+    @property
+    def age_seconds(self) -> float:
+        return AGE_SECONDS
 
     def abort(self) -> None:
         """What the engine does to a request that outlives the drain."""
