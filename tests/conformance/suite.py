@@ -36,6 +36,8 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Run in the unpacked distribution; `python` is this interpreter."""
     replace: dict[str, str] = {}
     """What to put into the suite's files, such as our model's name for theirs."""
+    context_length: int
+    """Of the server's model: short, so that no answer takes long."""
     passing: int
     not_passing: list[NotPassing] = []
 

@@ -1,6 +1,5 @@
 """Clients' own test suites, run against the started server, do what conformance.toml says."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,23 +10,18 @@ from server_process import started
 DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
-@pytest.fixture(scope="module")
-def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The demo model with a context so short that no answer takes long."""
-    log = tmp_path_factory.mktemp("conformance") / "log"
-    with started("demo", log, "--context-length", "44") as url:
-        yield url
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("suite", suites(), ids=lambda suite: suite.name)
 def test_a_suite_passes_but_for_what_is_explained(
-    suite: Suite, server: str, tmp_path: Path
+    suite: Suite, demo_folder: Path, tmp_path: Path
 ) -> None:
     unpacked = suite.fetch(tmp_path)
     if unpacked is None:
         pytest.skip(f"no package index: {suite.package} {suite.version} cannot be downloaded")
-    assert suite.run(unpacked, server).surprises(suite) == []
+    length = str(suite.context_length)
+    with started("demo", tmp_path / "log", "--context-length", length) as server:
+        outcome = suite.run(unpacked, server)
+    assert outcome.surprises(suite) == []
 
 
 @pytest.mark.parametrize("suite", suites(), ids=lambda suite: suite.name)
@@ -47,6 +41,7 @@ def test_a_failure_without_a_reason_and_a_missing_one_are_surprises() -> None:
         url_variable="U",
         url_path="",
         command=[],
+        context_length=1,
         passing=2,
         not_passing=[NotPassing("known", 2, "because")],
     )

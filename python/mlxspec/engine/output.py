@@ -32,8 +32,7 @@ class Output:
         self.num_tokens += 1
         self.num_reasoning_tokens += self._reply.section == "reasoning"
         text = self._text(token)
-        early = self.num_tokens <= self._min_tokens
-        safe, stopped = (text, False) if early else self._stop.push(text)
+        safe, stopped = self._stop.push(text) if self._may_stop() else (self._passed(text), False)
         if token not in self._stop_tokens:
             self.logprobs.push(token, len(text), len(safe))
         self._reply.push(safe)
@@ -59,6 +58,14 @@ class Output:
     def stop(self) -> str | None:
         """The stop string that ended the output, if one did."""
         return self._stop.matched
+
+    def _may_stop(self) -> bool:
+        """Stop strings are about the answer: they mean nothing in reasoning."""
+        return self.num_tokens > self._min_tokens and self._reply.section != "reasoning"
+
+    def _passed(self, text: str) -> str:
+        """The text past the stop strings, behind what they held back before it."""
+        return self._stop.flush() + text
 
     def _text(self, token: int) -> str:
         if token in self._stop_tokens:
