@@ -10,7 +10,7 @@ from mlxspec.api.anthropic.messages import messages_routes
 from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
 from mlxspec.api.exchange import ExchangeMiddleware
-from mlxspec.api.llamacpp.completion import completion_route
+from mlxspec.api.llamacpp.completion import completion_routes
 from mlxspec.api.llamacpp.props import props_route
 from mlxspec.api.llamacpp.tokens import tokens_routes
 from mlxspec.api.loop_lag import loop_lag
@@ -55,7 +55,7 @@ def create_app(
             *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
             *ollama_routes(engine, keepalive_seconds),
-            completion_route(engine, keepalive_seconds),
+            *completion_routes(engine, keepalive_seconds),
             props_route(engine, config.scheduler.max_running),
             *tokens_routes(engine),
             *plain_routes(engine),

@@ -379,7 +379,7 @@ class Engine:
 
 def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> Encoded:
     """Off the event loop: long texts take their time."""
-    prompt = tokenizer.encode(request.prompt, request.chat)
+    prompt = tokenizer.encode_request(request)
     return Encoded(prompt, tokenizer.encode_answer(request.prediction))
 
 

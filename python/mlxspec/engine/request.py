@@ -83,6 +83,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
 
     model: str
     prompt: list[Message] | str | list[int]
+    suffix: str = ""
+    """What follows the text that is to be generated; not for messages."""
     sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -184,7 +186,7 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
     speculative_decoding: SpeculationMetrics | None
 
 
-Capability = Literal["completion", "tools", "thinking"]
+Capability = Literal["completion", "tools", "thinking", "insert"]
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):

@@ -49,7 +49,8 @@ def stop_tokens(request: GenerationRequest, tokenizer: Tokenizer) -> list[int]:
     tokenizer.check_known(request.stop_token_ids, "stop_token_ids")
     goes_on = request.ignore_eos and request.grammar is None
     own = [] if goes_on else tokenizer.stop_tokens
-    return sorted({*own, *request.stop_token_ids})
+    filled_in = tokenizer.infill.stop_tokens if request.suffix else []
+    return sorted({*own, *filled_in, *request.stop_token_ids})
 
 
 def token_sampling(

@@ -15,6 +15,7 @@ from mlxspec.engine.chat_template import ChatTemplate
 from mlxspec.engine.conversation import Conversation
 from mlxspec.engine.detokenize import Detokenizer
 from mlxspec.engine.grammar import GrammarCompiler
+from mlxspec.engine.infill import Infill
 from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import ReplyParser
@@ -49,6 +50,7 @@ class Tokenizer:
         )
         self.grammars = GrammarCompiler(self._fast, self.vocab_size, self.stop_tokens)
         self.newline_tokens: list[int] = self.encode_piece("\n")
+        self.infill = Infill(self._fast.token_to_id, self.encode_piece, list(wrapper.encode("")))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -60,7 +62,8 @@ class Tokenizer:
         """What the model's template and vocabulary are made for."""
         tools: tuple[Capability, ...] = ("tools",) if self._wrapper.has_tool_calling else ()
         thinking: tuple[Capability, ...] = ("thinking",) if self._wrapper.has_thinking else ()
-        return ("completion", *tools, *thinking)
+        insert: tuple[Capability, ...] = ("insert",) if self.infill else ()
+        return ("completion", *tools, *thinking, *insert)
 
     def encode(
         self,
@@ -79,6 +82,14 @@ class Tokenizer:
             return self._checked([int(token) for token in prompt])
         text = self.render(prompt, chat)  # type: ignore[arg-type]
         return self.encode_piece(text)
+
+    def encode_request(self, request: GenerationRequest) -> list[int]:
+        """Token ids of a request's prompt; raises what `encode` raises."""
+        prompt = request.prompt
+        if not request.suffix:
+            return self.encode(prompt, request.chat)
+        before = self.encode_piece(prompt) if isinstance(prompt, str) else self.encode(prompt)
+        return self.infill.prompt(before, request.suffix)
 
     def encode_piece(self, text: str) -> list[int]:
         """Token ids of a text that stands inside another one."""

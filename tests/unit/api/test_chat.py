@@ -31,6 +31,8 @@ def test_the_answer_has_openais_keys_and_our_metrics(client: TestClient[Any]) ->
     assert answer["usage"] == usage(7, 2)
     assert answer["metrics"]["time_to_first_token_ms"] == 12.0
     assert answer["metrics"]["speculative_decoding"]["acceptance_histogram"] == [0, 1, 1]
+    timings = answer["timings"]
+    assert (timings["cache_n"], timings["prompt_n"], timings["draft_n_accepted"]) == (3, 4, 3)
 
 
 def test_every_sampling_field_reaches_the_engine(

@@ -60,7 +60,7 @@ def test_sixteen_tokens_are_the_default(client: TestClient[Any], engine: FakeEng
 
 def test_several_prompts_have_no_metrics_but_the_sum_of_usage(client: TestClient[Any]) -> None:
     answer = client.post(COMPLETIONS, json=completion(prompt=["a", "b"])).json()
-    assert answer["metrics"] is None
+    assert (answer["metrics"], answer["timings"]) == (None, None)
     assert answer["usage"] == usage(14, 4)
 
 
@@ -91,3 +91,11 @@ def test_a_refused_sibling_closes_the_generations_before_it(
     response = client.post(COMPLETIONS, json=completion(prompt=["a", "b"]))
     assert_error(response, 500, code="internal_error")
     assert engine.generations[0].closed_while_running
+
+
+def test_what_follows_the_text_reaches_the_engine(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    for suffix, seen in (("return a", "return a"), (None, ""), ("", "")):
+        client.post(COMPLETIONS, json=completion(prompt=["a", "b"], suffix=suffix))
+        assert [request.suffix for request in engine.requests[-2:]] == [seen, seen]

@@ -89,6 +89,18 @@ def test_completion_fields_and_defaults_are_llamacpps(
     assert (chosen.max_tokens, chosen.stop) == (3, ("a",))
 
 
+def test_a_text_is_filled_in_between_two_others(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    body = {"input_prefix": "def ", "input_suffix": "return a", "prompt": "f", "n_predict": 3}
+    answer = client.post("/infill", json=body).json()
+    assert (answer["content"], answer["timings"]) == ("Hello world", TIMINGS)
+    [asked] = engine.requests
+    assert (asked.prompt, asked.suffix, asked.max_tokens) == ("def f", "return a", 3)
+    *_, last = sse_frames(client.post("/infill", json={**body, "stream": True}).text)
+    assert last["stop"] is True
+
+
 def test_a_failing_step_ends_the_stream_with_an_error_frame(
     client: TestClient[Any], engine: FakeEngine
 ) -> None:

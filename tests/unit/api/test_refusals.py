@@ -26,8 +26,6 @@ UNSUPPORTED_CHAT = {
     "modalities": ["text", "audio"],
 }
 
-UNSUPPORTED_COMPLETION = {"suffix": "end"}
-
 VIOLATIONS = [
     ({"messages": []}, "messages"),
     ({"messages": "hi"}, "messages"),
@@ -95,14 +93,6 @@ def test_unsupported_chat_features_are_refused_by_name(
     assert "not supported" in message
     assert ":" in message
     assert engine.requests == []
-
-
-@pytest.mark.parametrize(("param", "value"), UNSUPPORTED_COMPLETION.items())
-def test_unsupported_completion_features_are_refused_by_name(
-    client: TestClient[Any], param: str, value: Any
-) -> None:
-    message = assert_error(client.post(COMPLETIONS, json=completion(**{param: value})), 400, param)
-    assert "not supported" in message
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ BY_PREFIX: Final[dict[str, Scope]] = {
     "/metrics": "metrics",
     "/completion": "infer",
     "/completions": "infer",
+    "/infill": "infer",
     "/generate": "infer",
     "/batch_generate": "infer",
     "/tokenize": "infer",

@@ -1,4 +1,4 @@
-"""POST /completion: continue a text, with llama.cpp's defaults and its account of times."""
+"""POST /completion and /infill: continue a text or fill one in, with llama.cpp's defaults and its account of times."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,22 +16,35 @@ from mlxspec.api.body import read_json
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.default_model import model_or_only
 from mlxspec.api.exchange import Exchange
-from mlxspec.api.llamacpp.params import CompletionParams
+from mlxspec.api.llamacpp.params import CommonParams, CompletionParams, InfillParams
 from mlxspec.api.llamacpp.schema import Completion, StopType
-from mlxspec.api.llamacpp.timings import Timings
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import SSE
+from mlxspec.api.timings import Timings
 from mlxspec.engine.request import FinishReason, GenerationRequest, SamplingParams
 
-DECODER = msgspec.json.Decoder(CompletionParams)
+COMPLETION = msgspec.json.Decoder(CompletionParams)
+INFILL = msgspec.json.Decoder(InfillParams)
 FRAMING = SSE._replace(end=b"")
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 40, 0.95, 0.05
 """llama.cpp's documented defaults."""
 
 
-def completion_route(engine: EngineLike, keepalive_seconds: float) -> HTTPRouteHandler:
-    """The completion handler of one engine."""
+def completion_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRouteHandler]:
+    """The handlers of one engine that continue a text or fill one in."""
+
+    async def answer(
+        request: Request[Any, Any, Any], params: CommonParams, prompt: str | list[int], suffix: str
+    ) -> Response[Any]:
+        model = model_or_only(engine, params.model)
+        Exchange.of(request).facts.update(model=model, stream=bool(params.stream))
+        wanted = completion_request(params, model, prompt, suffix)
+        generation = await open_generation(engine, request, wanted)
+        wording = CompletionWording(model)
+        if not params.stream:
+            return await send_whole(request, wording.whole(generation))
+        return send_stream(request, wording.objects(generation, keepalive_seconds), FRAMING)
 
     @post(
         ["/completion", "/completions"],
@@ -45,25 +58,39 @@ def completion_route(engine: EngineLike, keepalive_seconds: float) -> HTTPRouteH
     )
     async def complete_text(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue one text: whole, or as a stream of objects."""
-        params = await read_json(request, DECODER)
-        model = model_or_only(engine, params.model)
-        Exchange.of(request).facts.update(model=model, stream=bool(params.stream))
-        generation = await open_generation(engine, request, completion_request(params, model))
-        wording = CompletionWording(model)
-        if not params.stream:
-            return await send_whole(request, wording.whole(generation))
-        return send_stream(request, wording.objects(generation, keepalive_seconds), FRAMING)
+        params = await read_json(request, COMPLETION)
+        return await answer(request, params, params.prompt, "")
 
-    return complete_text
+    @post(
+        "/infill",
+        status_code=200,
+        opt=described(
+            body=InfillParams,
+            answers=(Completion,),
+            events=Completion,
+            framings=(FRAMING.media_type,),
+        ),
+    )
+    async def fill_in(request: Request[Any, Any, Any]) -> Response[Any]:
+        """Fill in between two texts: whole, or as a stream of objects."""
+        params = await read_json(request, INFILL)
+        return await answer(
+            request, params, params.input_prefix + params.prompt, params.input_suffix
+        )
+
+    return [complete_text, fill_in]
 
 
-def completion_request(params: CompletionParams, model: str) -> GenerationRequest:
+def completion_request(
+    params: CommonParams, model: str, prompt: str | list[int], suffix: str
+) -> GenerationRequest:
     """The generation a body asks for; BadRequestError names the field at fault."""
     limit = params.n_predict
     stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
     return GenerationRequest(
         model=model,
-        prompt=params.prompt,
+        prompt=prompt,
+        suffix=suffix,
         sampling=SamplingParams(
             temperature=TEMPERATURE if params.temperature is None else params.temperature,
             top_k=TOP_K if params.top_k is None else max(0, params.top_k),

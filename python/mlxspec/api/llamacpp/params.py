@@ -33,11 +33,10 @@ class TemplateParams(ChatParams, frozen=True, kw_only=True):
     model: str = ""
 
 
-class CompletionParams(Struct, frozen=True, kw_only=True):
-    """Body of POST /completion. `n_predict` below zero means: no limit."""
+class CommonParams(Struct, frozen=True, kw_only=True):
+    """What completion and infill share. `n_predict` below zero means: no limit."""
 
     model: Name | None = None
-    prompt: str | Annotated[list[TokenId], Meta(min_length=1)]
     n_predict: Annotated[int, Meta(ge=-2)] | None = None
     temperature: Temperature | None = None
     top_k: TopK | None = None
@@ -50,3 +49,17 @@ class CompletionParams(Struct, frozen=True, kw_only=True):
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
+
+
+class CompletionParams(CommonParams, frozen=True, kw_only=True):
+    """Body of POST /completion."""
+
+    prompt: str | Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class InfillParams(CommonParams, frozen=True, kw_only=True):
+    """Body of POST /infill: the text before and behind, and how what is between begins."""
+
+    input_prefix: str
+    input_suffix: str
+    prompt: str = ""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from mlxspec.api.llamacpp.timings import Timings
+from mlxspec.api.timings import Timings
 
 StopType = Literal["none", "eos", "limit", "word"]
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.json_grammar import ANY_OBJECT, json_grammar
 from mlxspec.api.ollama.params import (
@@ -30,6 +32,8 @@ TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
 def generate_request(params: GenerateParams) -> GenerationRequest:
     """The generation of one prompt; BadRequestError names the field at fault."""
     prompt = params.prompt or ""
+    if params.suffix:
+        return replace(_request(params, prompt), suffix=params.suffix)
     if params.raw:
         return _request(params, prompt)
     system: list[Message] = []

@@ -11,7 +11,6 @@ from mlxspec.errors import BadRequestError
 
 MISSING = {
     "logprobs": "logprobs is not supported: leave it out",
-    "suffix": "suffix is not supported: put the whole text into the prompt",
     "template": "a template in a request is not supported: send raw with the whole prompt",
     "context": "context is not supported: send the conversation to /api/chat",
     "images": "images are not supported: send text",
@@ -28,10 +27,14 @@ def refuse_unsupported(params: CommonParams) -> None:
 
 def refuse_unable(card: ModelCard, params: CommonParams) -> None:
     """Raise BadRequestError for what this model cannot do, as Ollama does."""
-    asked = {"tools": getattr(params, "tools", None), "thinking": params.think}
+    asked = {
+        "tools": getattr(params, "tools", None),
+        "thinking": params.think,
+        "insert": getattr(params, "suffix", None),
+    }
     for capability, value in asked.items():
         if value and capability not in card.capabilities:
             raise BadRequestError(
                 f"model {card.id!r} does not support {capability}: use another, or leave it out",
-                param={"thinking": "think"}.get(capability, capability),
+                param={"thinking": "think", "insert": "suffix"}.get(capability, capability),
             )

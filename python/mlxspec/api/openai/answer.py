@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from litestar.connection import Request
 from litestar.response import Response, Stream
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from mlxspec.api.answer import Completed, complete, open_generations, send_stream, send_whole
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai.params import CommonParams
 from mlxspec.api.openai.schema import TokenUsage
-from mlxspec.api.openai.wording import Metrics, Wording
+from mlxspec.api.openai.wording import UNMEASURED, Measured, Wording
 from mlxspec.api.ports import EngineLike, GenerationLike
 from mlxspec.api.stream import choose_framing, merge
 from mlxspec.engine.request import GenerationRequest
@@ -75,17 +75,17 @@ class Answerer:
                 for chunk in wording.news(index, delta):
                     yield chunk
                 if delta.finish_reason:
-                    metrics = UNSET if with_usage else _the_metrics(generations)
-                    yield wording.finish(index, delta.finish_reason, metrics)
+                    measured = UNMEASURED if with_usage else Measured.of(generations)
+                    yield wording.finish(index, delta.finish_reason, measured)
         if with_usage:
-            yield wording.usage(_the_usage(generations, wanted), _the_metrics(generations))
+            yield wording.usage(_the_usage(generations, wanted), Measured.of(generations))
 
 
 async def _whole(generations: Sequence[GenerationLike], wanted: Wanted, wording: Wording) -> Struct:
     """The answer, when all generations have ended."""
     texts = await asyncio.gather(*(complete(generation) for generation in generations))
     choices = _kept(texts, wanted)
-    return wording.whole(choices, _the_usage(generations, wanted), _the_metrics(generations))
+    return wording.whole(choices, _the_usage(generations, wanted), Measured.of(generations))
 
 
 def _kept(texts: Sequence[Completed], wanted: Wanted) -> list[Completed]:
@@ -107,7 +107,3 @@ def _mean_logprob(text: Completed) -> float:
 
 def _the_usage(generations: Sequence[GenerationLike], wanted: Wanted) -> TokenUsage:
     return TokenUsage.total([generation.usage for generation in generations], wanted.copies)
-
-
-def _the_metrics(generations: Sequence[GenerationLike]) -> Metrics:
-    return generations[0].metrics if len(generations) == 1 else None

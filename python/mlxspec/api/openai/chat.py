@@ -29,7 +29,7 @@ from mlxspec.api.openai.schema import (
     TokenUsage,
 )
 from mlxspec.api.openai.tool_calls import chat_deltas, whole_call
-from mlxspec.api.openai.wording import Metrics
+from mlxspec.api.openai.wording import UNMEASURED, Measured
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.stream import NDJSON, SSE
 from mlxspec.engine.request import Delta, FinishReason, TokenLogprobs
@@ -96,11 +96,11 @@ class ChatWording(Struct, frozen=True):
             for piece, logprobs in zip(pieces, told, strict=False)
         ]
 
-    def finish(self, index: int, reason: FinishReason, metrics: Metrics | UnsetType) -> ChatChunk:
+    def finish(self, index: int, reason: FinishReason, measured: Measured) -> ChatChunk:
         """An empty delta and the reason."""
-        return self._chunk(index, ChatDelta(), reason, metrics)
+        return self._chunk(index, ChatDelta(), reason, measured)
 
-    def usage(self, usage: TokenUsage, metrics: Metrics) -> ChatChunk:
+    def usage(self, usage: TokenUsage, measured: Measured) -> ChatChunk:
         """Token counts, and no choices: the only such chunk."""
         return ChatChunk(
             id=self.id,
@@ -108,11 +108,12 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[],
             usage=usage,
-            metrics=metrics,
+            metrics=measured.metrics,
+            timings=measured.timings,
         )
 
     def whole(
-        self, choices: Sequence[Completed], usage: TokenUsage, metrics: Metrics
+        self, choices: Sequence[Completed], usage: TokenUsage, measured: Measured
     ) -> ChatCompletion:
         """The answer that is not streamed."""
         return ChatCompletion(
@@ -121,7 +122,8 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
             usage=usage,
-            metrics=metrics,
+            metrics=measured.metrics,
+            timings=measured.timings,
         )
 
     def _chunk(
@@ -129,7 +131,7 @@ class ChatWording(Struct, frozen=True):
         index: int,
         delta: ChatDelta,
         reason: FinishReason | None = None,
-        metrics: Metrics | UnsetType = UNSET,
+        measured: Measured = UNMEASURED,
         logprobs: Sequence[TokenLogprobs] = (),
     ) -> ChatChunk:
         choice = ChatChunkChoice(
@@ -144,7 +146,8 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[choice],
             usage=self.no_usage,
-            metrics=metrics,
+            metrics=measured.metrics,
+            timings=measured.timings,
         )
 
     def _choice(self, index: int, completed: Completed) -> ChatChoice:

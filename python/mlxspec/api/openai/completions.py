@@ -14,13 +14,12 @@ from msgspec import UNSET, Struct, UnsetType
 from mlxspec.api.answer import Completed
 from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
-from mlxspec.api.openai import refusals
 from mlxspec.api.openai.answer import Answerer, Wanted
 from mlxspec.api.openai.convert import completion_requests
 from mlxspec.api.openai.logprobs import TextLogprobs
 from mlxspec.api.openai.params import CompletionParams
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
-from mlxspec.api.openai.wording import Metrics
+from mlxspec.api.openai.wording import UNMEASURED, Measured
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.stream import NDJSON, SSE
 from mlxspec.engine.request import Delta, FinishReason, GenerationRequest, TokenLogprobs
@@ -45,7 +44,6 @@ def completions_route(answerer: Answerer) -> HTTPRouteHandler:
     async def create_completion(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue one text or many, one choice each: whole, or as a stream of chunks."""
         params = await read_json(request, DECODER)
-        refusals.refuse_unsupported(params, refusals.COMPLETION)
         wanted = wanted_texts(params)
         wording = CompletionWording.of(params, wanted.requests, Exchange.of(request).id)
         return await answerer.answer(request, params, wanted, wording)
@@ -106,18 +104,16 @@ class CompletionWording(Struct, frozen=True):
             return []
         return [self._chunk(index, delta.text, logprobs=delta.logprobs)]
 
-    def finish(
-        self, index: int, reason: FinishReason, metrics: Metrics | UnsetType
-    ) -> TextCompletion:
+    def finish(self, index: int, reason: FinishReason, measured: Measured) -> TextCompletion:
         """An empty text and the reason."""
-        return self._chunk(index, "", reason, metrics)
+        return self._chunk(index, "", reason, measured)
 
-    def usage(self, usage: TokenUsage, metrics: Metrics) -> TextCompletion:
+    def usage(self, usage: TokenUsage, measured: Measured) -> TextCompletion:
         """Token counts, and no choices: the only such chunk."""
-        return self._answer([], usage, metrics)
+        return self._answer([], usage, measured)
 
     def whole(
-        self, choices: Sequence[Completed], usage: TokenUsage, metrics: Metrics
+        self, choices: Sequence[Completed], usage: TokenUsage, measured: Measured
     ) -> TextCompletion:
         """The answer that is not streamed."""
         texts = [
@@ -131,7 +127,7 @@ class CompletionWording(Struct, frozen=True):
             )
             for index, (echo, choice) in enumerate(zip(self.echoes, choices, strict=True))
         ]
-        return self._answer(texts, usage, metrics)
+        return self._answer(texts, usage, measured)
 
     def _logprobs(self, choice: Completed, start: int) -> TextLogprobs | None:
         return TextLogprobs.of(choice.logprobs, start) if self.with_logprobs else None
@@ -141,7 +137,7 @@ class CompletionWording(Struct, frozen=True):
         index: int,
         text: str,
         reason: FinishReason | None = None,
-        metrics: Metrics | UnsetType = UNSET,
+        measured: Measured = UNMEASURED,
         logprobs: Sequence[TokenLogprobs] = (),
     ) -> TextCompletion:
         start = len(self.echoes[index])
@@ -151,13 +147,13 @@ class CompletionWording(Struct, frozen=True):
             logprobs=TextLogprobs.of(logprobs, start) if logprobs else None,
             finish_reason=reason,
         )
-        return self._answer([choice], self.no_usage, metrics)
+        return self._answer([choice], self.no_usage, measured)
 
     def _answer(
         self,
         choices: list[TextChoice],
         usage: TokenUsage | UnsetType | None,
-        metrics: Metrics | UnsetType,
+        measured: Measured,
     ) -> TextCompletion:
         return TextCompletion(
             id=self.id,
@@ -165,7 +161,8 @@ class CompletionWording(Struct, frozen=True):
             model=self.model,
             choices=choices,
             usage=usage,
-            metrics=metrics,
+            metrics=measured.metrics,
+            timings=measured.timings,
         )
 
 

@@ -52,7 +52,10 @@ def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
     logprobs = params.logprobs
     if logprobs is None and (params.best_of or 1) > (params.n or 1):
         logprobs = 0  # the likeliest are to be chosen
-    return [_request(params, prompt, max_tokens, logprobs) for prompt in _prompts(params)]
+    suffix = params.suffix or ""
+    return [
+        _request(params, prompt, max_tokens, logprobs, suffix=suffix) for prompt in _prompts(params)
+    ]
 
 
 def _request(
@@ -63,10 +66,12 @@ def _request(
     *,
     chat: ChatOptions = PLAIN_CHAT,
     prediction: str = "",
+    suffix: str = "",
 ) -> GenerationRequest:
     return GenerationRequest(
         model=params.model,
         prompt=prompt,
+        suffix=suffix,
         sampling=_sampling(params, logprobs),
         max_tokens=num_tokens(max_tokens),
         min_tokens=_min_tokens(params, max_tokens),

@@ -44,10 +44,6 @@ CHAT = (
     ),
 )
 
-COMPLETION = (
-    Refusal("suffix", bool, "suffix is not supported: put the whole text into the prompt"),
-)
-
 
 def refuse_unsupported(params: Struct, table: tuple[Refusal, ...]) -> None:
     """Raise BadRequestError for the first field that asks for a missing feature."""

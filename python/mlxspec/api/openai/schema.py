@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mlxspec import __version__
 from mlxspec.api.openai.logprobs import ChatLogprobs, TextLogprobs
+from mlxspec.api.timings import Timings
 from mlxspec.engine.request import FinishReason, RequestMetrics, Usage
 
 SYSTEM_FINGERPRINT = f"mlxspec-{__version__}"
@@ -96,7 +97,8 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: list[ChatChoice]
     usage: TokenUsage
-    metrics: RequestMetrics | None
+    metrics: RequestMetrics | UnsetType | None
+    timings: Timings | UnsetType | None
 
 
 class ChatDelta(Struct, frozen=True, kw_only=True):
@@ -129,6 +131,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: TokenUsage | UnsetType | None = UNSET
     metrics: RequestMetrics | UnsetType | None = UNSET
+    timings: Timings | UnsetType | None = UNSET
 
 
 class TextChoice(Struct, frozen=True, kw_only=True):
@@ -151,6 +154,7 @@ class TextCompletion(Struct, frozen=True, kw_only=True):
     choices: list[TextChoice]
     usage: TokenUsage | UnsetType | None = UNSET
     metrics: RequestMetrics | UnsetType | None = UNSET
+    timings: Timings | UnsetType | None = UNSET
 
 
 class Model(Struct, frozen=True, kw_only=True):
