@@ -157,7 +157,7 @@ def test_without_a_prompt_nothing_is_generated(
         (CHAT, {"messages": [{"content": "x"}]}, "role"),
         (GENERATE, {"prompt": "x", "images": ["a"]}, "images"),
         (GENERATE, {"prompt": "x", "template": "{{ .Prompt }}"}, "template"),
-        (GENERATE, {"prompt": "x", "suffix": "y"}, "suffix"),
+        (GENERATE, {"prompt": "x", "suffix": "y"}, "insert"),
         (GENERATE, {"prompt": "x", "context": [1]}, "context"),
     ],
 )

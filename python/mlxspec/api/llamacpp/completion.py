@@ -1,4 +1,4 @@
-"""POST /completion and /infill: continue a text or fill one in, with llama.cpp's defaults and its account of times."""
+"""POST /completion and /infill, with llama.cpp's defaults and its account of times."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
