@@ -11,7 +11,7 @@ LOOM_FLAGS := --cfg loom
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
 
-.PHONY: help run test check format lint-python lint-rust test-rust test-python chaos bench setup blas clean
+.PHONY: help run test check format lint-python lint-rust test-rust test-python chaos audit bench setup blas clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -63,6 +63,12 @@ test-python: setup ## Python tests, end to end against a started server with a r
 
 chaos: setup ## Fault tests at full size: takes hours
 	$(BIN)/pytest tests/faults --full --timeout 14400
+
+audit: setup ## Known vulnerabilities, licences and sources of all dependencies; needs the network
+	command -v cargo-deny >/dev/null || { echo "first: cargo install --locked cargo-deny"; exit 1; }
+	cargo deny check
+	$(BIN)/python -m pip install --quiet --group audit
+	$(BIN)/pip-audit --skip-editable
 
 bench: setup ## Measure: scheduler, step, server (benches/README.md has the last figures)
 	cargo bench --bench scheduler -- --quick
