@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from mlxspec.model import cpu_math
+from mlxspec.model import cpu_math, row_attention
 from mlxspec.model.kv import Rect, Slab, write
 
 
@@ -81,15 +81,22 @@ class StepAttention:
     ) -> mx.array:
         """Attention of (num_tokens, heads, 1, dim) queries over their own rows."""
         outputs = []
-        for rect, mask in zip(self.rects, self.masks(window), strict=True):
+        for at, rect in enumerate(self.rects):
             slab = self.slabs[rect.slab]
+            keys, values = slab.keys[layer], slab.values[layer]
+            if sinks is None and row_attention.suits(queries, keys, values, rect.width):
+                mine = slice(rect.first, rect.stop)
+                operands = queries[mine], keys, values, self.positions[mine]
+                shape = row_attention.Shape.of(rect, queries.shape[1], keys, window)
+                outputs.append(row_attention.attend(*operands, shape=shape, scale=scale))
+                continue
             rows = slice(rect.slot, rect.slot + rect.rows)
             output = _attend_rect(
                 _to_rect(queries, rect),
-                slab.keys[layer][rows, :, : rect.view],
-                slab.values[layer][rows, :, : rect.view],
+                keys[rows, :, : rect.view],
+                values[rows, :, : rect.view],
                 scale,
-                mask,
+                self.masks(window)[at],
                 sinks,
             )
             outputs.append(_from_rect(output))

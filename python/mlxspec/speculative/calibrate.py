@@ -81,11 +81,12 @@ def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
     return min(times[1:]) * 1e3
 
 
-def scratch_plan(runs: list[tuple[int, int]], width: int) -> StepPlan:
-    """A step of `width` tokens in every row of the given (slot, rows) runs, all of them sampled."""
+def scratch_plan(runs: list[tuple[int, int]], width: int, context: int = CONTEXT) -> StepPlan:
+    """A step of `width` tokens behind `context` others in every row of the given (slot, rows) runs;
+    all of them sampled."""
     rects, first = [], 0
     for slot, rows in runs:
-        rects.append(Rect(SLAB, slot, rows, width, first, CONTEXT + width))
+        rects.append(Rect(SLAB, slot, rows, width, first, context + width))
         first += rows * width
     num_rows = first // width
     samplers = Samplers.greedy(
@@ -97,7 +98,7 @@ def scratch_plan(runs: list[tuple[int, int]], width: int) -> StepPlan:
         kv_ops=np.zeros((0, 6), np.uint32),
         rects=rects,
         tokens=np.zeros(first, np.uint32),
-        positions=np.tile(np.arange(CONTEXT, CONTEXT + width, dtype=np.uint32), num_rows),
+        positions=np.tile(np.arange(context, context + width, dtype=np.uint32), num_rows),
         samplers=samplers,
         sampled=np.arange(first, dtype=np.uint32),
         noise_keys=np.zeros((first, 2), np.uint32),
