@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer
 
 from mlxspec.engine.request import Grammar
-from mlxspec.errors import BadRequestError
+from mlxspec.errors import BadRequestError, MlxspecError, UnavailableError
 from mlxspec.speculative.constrain import Constraint
 
 MAX_BYTES = 64 << 10
 MAX_DEPTH = 64
+BUSY_RETRY_SECONDS = 5
 MAX_SECONDS = 5.0
 """Patience with one grammar; llguidance's own limits end the work itself soon after."""
 
@@ -40,28 +41,40 @@ class GrammarCompiler:
         self._stop_tokens = stop_tokens
         self._tokens: LLTokenizer | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+        self._overdue: Future[LLMatcher] | None = None
+        """What the worker is still at after its request was given up."""
 
     async def compile(self, grammar: Grammar) -> Constraint:
-        """The grammar at its beginning; BadRequestError if it is broken or takes too much work."""
+        """The grammar at its beginning.
+
+        Raises BadRequestError if it is broken or takes too much work, UnavailableError if others
+        take the compiler's time.
+        """
         _check_size(grammar)
         if not self._stop_tokens:
             raise _refusal(grammar, "cannot end: the model has no end-of-text token, use another")
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._worker, self._compile, grammar)
+        if self._overdue is not None and not self._overdue.done():
+            raise _busy()
+        work = self._worker.submit(self._compile, grammar)
         try:
-            matcher = await asyncio.wait_for(work, MAX_SECONDS)
+            matcher = await asyncio.wait_for(asyncio.wrap_future(work), MAX_SECONDS)
         except ValueError as error:
             raise _refusal(
                 grammar, f"cannot be used with this model: {error}: use another model"
             ) from None
         except TimeoutError:
-            raise _refusal(
-                grammar, f"is not compiled after {MAX_SECONDS:.0f} s: simplify it"
-            ) from None
+            raise self._give_up(work, grammar) from None
         if matcher.is_error():
             lines = matcher.get_error().strip().splitlines() or ["no reason given"]
             raise _refusal(grammar, f"cannot be used: {lines[0][:300]}: change it")
         return Constraint(matcher, self._vocab_size, self._stop_tokens)
+
+    def _give_up(self, work: Future[LLMatcher], grammar: Grammar) -> MlxspecError:
+        """Whose fault is it that time is up: this grammar's, or that of those before it?"""
+        if work.cancel():
+            return _busy()
+        self._overdue = work
+        return _refusal(grammar, f"is not compiled after {MAX_SECONDS:.0f} s: simplify it")
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         """On the worker thread."""
@@ -113,6 +126,13 @@ def _spelled(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex(grammar.source)
         case "lark":
             return LLMatcher.grammar_from_lark(grammar.source)
+
+
+def _busy() -> UnavailableError:
+    return UnavailableError(
+        "the model's grammar compiler is busy with other requests: try again later",
+        retry_after=BUSY_RETRY_SECONDS,
+    )
 
 
 def _refusal(grammar: Grammar, text: str) -> BadRequestError:

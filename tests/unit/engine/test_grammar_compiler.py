@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
+from mlxspec.engine import grammar as grammar_module
 from mlxspec.engine.grammar import MAX_BYTES, GrammarCompiler
 from mlxspec.engine.request import Grammar
-from mlxspec.errors import BadRequestError
+from mlxspec.errors import BadRequestError, UnavailableError
 
 
 def compiler(stop_tokens: list[int]) -> GrammarCompiler:
@@ -89,3 +91,33 @@ def test_a_model_that_cannot_end_is_named() -> None:
 def test_a_grammar_at_its_limits_compiles() -> None:
     grammar = Grammar(kind="json_schema", source=json.dumps(nested(30)), param="p")
     assert not asyncio.run(compiler([95]).compile(grammar)).error
+
+
+async def test_a_grammar_that_takes_for_ever_is_blamed_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiling, go_on, plain = compiler([95]), threading.Event(), GrammarCompiler._compile
+
+    def slow(self: GrammarCompiler, grammar: Grammar) -> Any:
+        if grammar.source == "slow":
+            go_on.wait(30)
+        return plain(self, grammar)
+
+    monkeypatch.setattr(GrammarCompiler, "_compile", slow)
+    monkeypatch.setattr(grammar_module, "MAX_SECONDS", 0.2)
+    behind, late = (Grammar(kind="regex", source=source, param="p") for source in ("a", "slow"))
+    both = [compiling.compile(late), compiling.compile(behind)]
+    blamed, waited = await asyncio.gather(*both, return_exceptions=True)
+    assert isinstance(blamed, BadRequestError)
+    assert isinstance(waited, UnavailableError)
+    with pytest.raises(UnavailableError) as refused:
+        await compiling.compile(behind)  # at once, as the thread is not free
+    assert refused.value.retry_after
+    go_on.set()
+    monkeypatch.undo()
+    while True:
+        try:
+            await compiling.compile(behind)
+            break
+        except UnavailableError:
+            await asyncio.sleep(0.01)
