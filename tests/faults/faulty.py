@@ -68,3 +68,21 @@ class Faulty:
                 os.kill(self.worker, signal.SIGKILL)
                 self.process.kill()
                 self.process.wait()
+
+
+def outcome(server: Faulty) -> tuple[str, float]:
+    """How a stream ended, `whole`, `refused`, `error` or `broken`, and when."""
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    text = ""
+    try:
+        with httpx.stream(
+            "POST", f"{server.url}/v1/chat/completions", json=body, timeout=30
+        ) as response:
+            if response.status_code != 200:
+                return "refused", time.monotonic()
+            for piece in response.iter_text():
+                text += piece
+    except httpx.TransportError:
+        return "broken", time.monotonic()
+    whole = text.endswith("data: [DONE]\n\n")
+    return "whole" if whole else "error" if '"error"' in text else "broken", time.monotonic()

@@ -35,9 +35,18 @@ class FaultyEngine(FakeEngine):
                 self.is_alive = False
             case "flood":
                 return await FakeEngine(["x" * 65536] * 1000).submit(request)
+            case str() as jump if jump.startswith("jump "):
+                move_wall_clock(float(jump.removeprefix("jump ")))
             case "hang the event loop":
                 time.sleep(3600)  # noqa: ASYNC251 - that is the fault
         return await super().submit(request)
+
+
+def move_wall_clock(seconds: float) -> None:
+    """What the worker takes for the time of day jumps; no monotonic clock does."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
 
 
 def load() -> Litestar:

@@ -9,29 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faulty import Faulty, Sized
+from faulty import Faulty, Sized, outcome
 
 STREAMS = 64
 BROKEN_SECONDS = 5
 BACK_SECONDS = 10
-
-
-def outcome(server: Faulty) -> tuple[str, float]:
-    """How a stream ended, `whole`, `refused`, `error` or `broken`, and when."""
-    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    text = ""
-    try:
-        with httpx.stream(
-            "POST", f"{server.url}/v1/chat/completions", json=body, timeout=30
-        ) as response:
-            if response.status_code != 200:
-                return "refused", time.monotonic()
-            for piece in response.iter_text():
-                text += piece
-    except httpx.TransportError:
-        return "broken", time.monotonic()
-    whole = text.endswith("data: [DONE]\n\n")
-    return "whole" if whole else "error" if '"error"' in text else "broken", time.monotonic()
 
 
 def test_a_killed_worker_breaks_its_streams_at_once_and_is_replaced(
