@@ -51,6 +51,8 @@ impl Text {
             sampling: Sampling::default(),
             speculate: true,
             prediction: Vec::new(),
+            max_draft: u32::MAX,
+            priority: 0,
             cache_salt: "".into(),
         }
     }

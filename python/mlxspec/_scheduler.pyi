@@ -100,12 +100,16 @@ class Scheduler:
         stop_tokens: list[int],
         sampling: _Sampling,
         speculate: bool,
+        max_draft: int | None,
+        priority: int,
         prediction: list[int],
         cache_salt: str,
     ) -> int:
         """Queue a request and return its id. It ends in exactly one event with an end.
 
-        `max_tokens` None means: as many as the context and the KV memory allow. `prediction` is the
+        `max_tokens` None means: as many as the context and the KV memory allow. `max_draft` is the
+        most tokens drafted at once; None leaves it to the scheduler. One level of `priority` is
+        worth 10 s of waiting; the lower, the sooner. `prediction` is the
         answer as the client expects it, or empty: it is drafted from, and changes no token. So are
         answers to earlier requests of the same `cache_salt`. Cached KV is shared with these alone.
 

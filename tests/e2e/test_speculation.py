@@ -92,3 +92,11 @@ async def test_the_report_adds_up(server: str, client: AsyncOpenAI) -> None:
     )
     assert report["drafting_steps"]["tokens_per_row"] >= 1
     assert report["step_costs"][0]["ms"] > 0
+
+
+async def test_drafts_are_as_short_as_the_client_wishes(client: AsyncOpenAI) -> None:
+    free = await ask(client)
+    short = await ask(client, extra_body={"speculative": {"num_speculative_tokens": 2}})
+    assert short.choices[0].message.content == free.choices[0].message.content
+    lengths = [it.metrics["speculative_decoding"]["num_spec_tokens"] for it in (free, short)]
+    assert lengths[0] > 2 >= lengths[1] > 0

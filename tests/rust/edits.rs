@@ -23,6 +23,8 @@ fn request(prompt: &[u32], output: &[u32], sampling: Sampling) -> Request {
         sampling,
         speculate: false,
         prediction: Vec::new(),
+        max_draft: u32::MAX,
+        priority: 0,
         cache_salt: "".into(),
     };
     let mut request = Request::new(RequestId(0), submission, 1000, 0);

@@ -77,6 +77,8 @@ fn request(number: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
         sampling,
         speculate: true,
         prediction: Vec::new(),
+        max_draft: u32::MAX,
+        priority: 0,
         cache_salt: "".into(),
     };
     Request::new(RequestId(number), submission, 500, 0)

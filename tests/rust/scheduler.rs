@@ -4,6 +4,8 @@
 
 mod sim;
 
+use std::time::Duration;
+
 use mlxspec_scheduler::action::Action;
 use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
@@ -84,15 +86,20 @@ fn any_wish() -> impl Strategy<Value = Wish> {
     let speculate = prop::bool::weighted(0.8);
     let predicted = prop::bool::weighted(0.3);
     let salt = prop_oneof![7 => Just(0_u8), 1 => Just(1)];
-    (num_prompt, max_tokens, temperature, stop, speculate, predicted, salt).prop_map(
-        |(num_prompt, max_tokens, temperature, stop, speculate, predicted, salt)| Wish {
+    let max_draft = prop_oneof![3 => Just(u32::MAX), 1 => 1_u32..6];
+    let priority = prop_oneof![3 => Just(0), 1 => -3..=3];
+    let drafts = (speculate, predicted, max_draft);
+    (num_prompt, max_tokens, temperature, stop, drafts, salt, priority).prop_map(
+        |(num_prompt, max_tokens, temperature, stop, drafts, salt, priority)| Wish {
             num_prompt,
             max_tokens,
             temperature,
             stop,
-            speculate,
-            predicted,
+            speculate: drafts.0,
+            predicted: drafts.1,
+            max_draft: drafts.2,
             salt,
+            priority,
         },
     )
 }
@@ -249,6 +256,45 @@ fn models_with_work_take_turns() {
     }
     assert_eq!([0, 1].map(|model: usize| world.runners[model].seen.steps), [10, 10]);
     world.drain();
+}
+
+#[test]
+fn the_more_urgent_go_first_and_the_others_have_their_turn() {
+    let one_at_a_time = SchedulerConfig { max_running: 1, ..config() };
+    let mut world = World::new(one_at_a_time, &[shape(300, 400, false)]);
+    for priority in [0, 1, -1, 0] {
+        world.submit(0, Wish { priority, ..Wish::plain(8, 4) });
+    }
+    world.drain();
+    let queued = |at: usize| world.requests[at].stats().queued_ns;
+    assert!(queued(2) < queued(0) && queued(0) < queued(3) && queued(3) < queued(1));
+}
+
+#[test]
+fn who_has_waited_for_its_level_goes_before_the_urgent() {
+    let one_at_a_time = SchedulerConfig { max_running: 1, ..config() };
+    let mut world = World::new(one_at_a_time, &[shape(300, 400, false)]);
+    world.submit(0, Wish { priority: 3, ..Wish::plain(8, 4) });
+    world.pass(Duration::from_secs(29));
+    world.submit(0, Wish::plain(8, 4));
+    world.pass(Duration::from_secs(2));
+    world.submit(0, Wish::plain(8, 4));
+    world.drain();
+    let began = |at: usize| world.requests[at].begun_ns();
+    assert!(began(1) < began(0) && began(0) < began(2));
+}
+
+#[test]
+fn drafts_are_as_short_as_their_request_wishes() {
+    for draft_model in [false, true] {
+        let model = if draft_model { drafted_for(false) } else { shape(900, 100, false) };
+        let mut world = World::new(config(), &[model]);
+        world.submit(0, Wish { max_draft: 2, ..Wish::plain(40, 200) });
+        world.submit(0, Wish::plain(40, 200));
+        world.drain();
+        let longest = [0, 1].map(|at: usize| world.requests[at].stats().accepted.len() - 1);
+        assert!(longest[0] == 2 && longest[1] > 2, "{longest:?}");
+    }
 }
 
 #[test]

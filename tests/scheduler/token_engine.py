@@ -40,7 +40,7 @@ class TokenEngine:
         names = TokenSampling.__struct_fields__
         sampling = {name: options.pop(name) for name in names if name in options}
         defaults: dict[str, Any] = {"stop_tokens": [], "speculate": True}
-        defaults |= {"prediction": [], "cache_salt": ""}
+        defaults |= {"prediction": [], "cache_salt": "", "max_draft": None, "priority": 0}
         request = self.scheduler.submit(
             model=0,
             prompt=prompt,

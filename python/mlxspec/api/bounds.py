@@ -14,6 +14,8 @@ Repetition = Annotated[float, Meta(ge=0.01, le=100)]
 TopK = Annotated[int, Meta(ge=-1, lt=2**31)]
 NumTokens = Annotated[int, Meta(ge=0)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+Priority = Annotated[int, Meta(ge=-1000, le=1000)]
+NumDrafts = Annotated[int, Meta(ge=0, lt=2**31)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 MAX_TOKENS = 2**31 - 1

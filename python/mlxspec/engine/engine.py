@@ -323,6 +323,8 @@ class Engine:
                 stop_tokens=stops,
                 sampling=sampling,
                 speculate=request.speculative and self._config.speculation.enabled,
+                max_draft=request.max_draft,
+                priority=request.priority,
                 prediction=encoded.prediction,
                 cache_salt=request.cache_salt,
             )

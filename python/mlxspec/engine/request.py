@@ -97,6 +97,10 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     prediction: str = ""
     cache_salt: str = ""
     timeout_seconds: float | None = None
+    priority: int = 0
+    """Levels behind others, or ahead of them if negative; each is worth 10 s of waiting."""
+    max_draft: int | None = None
+    """Most tokens drafted at once, within the server's own limit; at least 1."""
 
 
 class ToolCall(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ use crate::request::Request;
 
 /// Choose how many known tokens of each running request the next step computes.
 ///
-/// Every decoding row takes part. Prefill shares what is left, in order of arrival: a whole step's
+/// Every decoding row takes part. Prefill shares what is left, in order of their turn: a whole step's
 /// tokens when nothing decodes, one chunk of `prefill_chunk` when something does, so that a long
 /// prompt never stalls the others for more than a chunk. Who follows another's prompt waits.
 pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -> Vec<PlannedRow> {

@@ -170,6 +170,7 @@ impl Drafting {
         let decoding = rows.iter().enumerate().filter(|(_, it)| it.num_new == 1 && it.samples);
         let offers = decoding.map(|(at, planned)| {
             let request = &step.running[planned.index];
+            let max_draft = max_draft.min(request.max_draft as usize);
             let (room, posterior) = (step.kv_room(request), &request.posterior);
             let most = max_draft.min(room).min(request.num_remaining().saturating_sub(1) as usize);
             let text =

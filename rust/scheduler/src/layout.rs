@@ -257,7 +257,7 @@ impl Layout<'_> {
     /// owner that prefills in this step writes over it, as its rectangle comes later.
     fn push_padding(&mut self, slab: SlabId, slot: u32, width: u32) {
         let owner = self.field.pool.slab(slab).and_then(|it| it.request(slot));
-        let find = |id| self.field.running.binary_search_by_key(&id, |request| request.id).ok();
+        let find = |id| self.field.running.iter().position(|request| request.id == id);
         let start = owner.and_then(find).map_or(0, |index| self.field.computed[index]);
         self.laid.tokens.extend((0..width).map(|_| 0));
         self.laid.positions.extend(start..start + width);

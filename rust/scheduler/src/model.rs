@@ -53,8 +53,8 @@ pub struct Model {
     id: ModelId,
     shape: ModelShape,
     pub(crate) kv: KvMemory,
+    /// Both in order of their turn; preemption takes the last.
     waiting: VecDeque<Request>,
-    /// In order of arrival; preemption takes the last.
     running: Vec<Request>,
     drafting: Drafting,
     pace: PrefillPace,
@@ -107,9 +107,10 @@ impl Model {
         self.running.len()
     }
 
-    /// Queue a request behind those waiting.
+    /// Queue a request where its turn is.
     pub fn push(&mut self, request: Request) {
-        self.waiting.push_back(request);
+        let at = self.waiting.partition_point(|other| other.turn() < request.turn());
+        self.waiting.insert(at, request);
     }
 
     /// Whether a step would do anything.
@@ -218,7 +219,7 @@ impl Model {
     }
 
     /// Every running row holds its tokens; who outgrew its row gets a longer one, at the cost of
-    /// the latest arrivals if need be.
+    /// those whose turn is latest if need be.
     fn make_room(&mut self) {
         let mut index = 0;
         while index < self.running.len() {
@@ -235,7 +236,7 @@ impl Model {
         }
     }
 
-    /// Take a running request's row; it waits first in line. What it has generated stays; its KV
+    /// Take a running request's row; it waits again for its turn. What it has generated stays; its KV
     /// is computed again, but for what is still cached by then.
     fn preempt(&mut self, index: usize) {
         let mut request = self.running.remove(index);
@@ -248,10 +249,10 @@ impl Model {
         request.num_read = 0;
         request.stats.preemptions += 1;
         self.num_preemptions += 1;
-        self.waiting.push_front(request);
+        self.push(request);
     }
 
-    /// Give rows to those waiting, first come first served, while blocks last.
+    /// Give rows to those waiting, by turn, while blocks last.
     fn admit(&mut self, config: &SchedulerConfig, now_ns: u64) {
         while self.running.len() < config.max_running
             && let Some(mut request) = self.waiting.pop_front()
@@ -271,7 +272,7 @@ impl Model {
                 request.stats.queued_ns = now_ns.saturating_sub(request.submitted_ns);
                 request.stats.num_cached_tokens = request.num_computed;
             }
-            let at = self.running.partition_point(|other| other.id < request.id);
+            let at = self.running.partition_point(|other| other.turn() < request.turn());
             self.running.insert(at, request);
         }
     }
@@ -392,6 +393,8 @@ impl Model {
             ensure!(request.num_computed <= capacity, "request {} overflows its row", request.id);
             request.counts.as_ref().map_or(Ok(()), TokenCounts::check_integrity)?;
         }
+        ensure!(self.waiting.iter().is_sorted_by_key(Request::turn), "somebody waits out of turn");
+        ensure!(self.running.iter().is_sorted_by_key(Request::turn), "somebody runs out of turn");
         ensure!(self.waiting.iter().all(|it| it.row.is_none()), "a waiting request holds a row");
         Ok(())
     }

@@ -96,7 +96,7 @@ impl Scheduler {
     }
 
     /// Queue a request; returns its id.
-    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, prediction, cache_salt))]
+    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, max_draft, priority, prediction, cache_salt))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn submit(
         &self,
@@ -107,6 +107,8 @@ impl Scheduler {
         stop_tokens: Vec<u32>,
         sampling: PySampling,
         speculate: bool,
+        max_draft: Option<u32>,
+        priority: i32,
         prediction: Vec<u32>,
         cache_salt: &str,
     ) -> PyResult<u64> {
@@ -117,6 +119,8 @@ impl Scheduler {
             stop_tokens: stop_tokens.into(),
             sampling: sampling.into(),
             speculate,
+            max_draft: max_draft.unwrap_or(u32::MAX),
+            priority,
             prediction,
             cache_salt: cache_salt.into(),
         };

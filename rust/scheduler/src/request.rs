@@ -16,6 +16,10 @@ use crate::token_counts::TokenCounts;
 /// Tokens that a request waits for rather than compute them beside the one that does already.
 const WORTH_WAITING: u32 = 4 * BLOCK_TOKENS;
 
+/// What one level of priority is worth: so much earlier, or later, a request counts as submitted.
+/// Nobody starves by it, as all later ones end up behind.
+const LEVEL_NS: i64 = 10_000_000_000;
+
 /// Everything a caller says about a request.
 #[derive(Debug, Clone)]
 pub struct Submission {
@@ -32,6 +36,10 @@ pub struct Submission {
     pub sampling: Sampling,
     /// Whether this request may be drafted for.
     pub speculate: bool,
+    /// Most tokens drafted for it at once; the scheduler's own limit holds, too.
+    pub max_draft: u32,
+    /// Levels behind others, or ahead of them if negative.
+    pub priority: i32,
     /// The answer as the client expects it, or nothing.
     pub prediction: Vec<u32>,
     /// Requests share cached KV, and are drafted from each other's answers, only with those of the
@@ -108,6 +116,8 @@ pub struct Request {
     /// What penalties go by; absent where there are none.
     pub(crate) counts: Option<TokenCounts>,
     pub(crate) salt: Arc<str>,
+    pub(crate) max_draft: u32,
+    priority: i32,
     /// What follows the current context; absent where drafting is off.
     pub(crate) suffix: Option<SuffixIndex>,
     /// What follows it in the answer that the client predicted; absent without one.
@@ -156,6 +166,8 @@ impl Request {
             counts,
             num_prompt: submission.prompt.len() as u32,
             salt: submission.cache_salt,
+            max_draft: submission.max_draft,
+            priority: submission.priority,
             suffix,
             prediction,
             posterior: Posterior::default(),
@@ -173,6 +185,12 @@ impl Request {
     /// The request's id.
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// Its place in line, the first being the least: when it came, moved by its priority.
+    pub(crate) fn turn(&self) -> (i64, RequestId) {
+        let came = i64::try_from(self.submitted_ns).unwrap_or(i64::MAX);
+        (came.saturating_add(LEVEL_NS.saturating_mul(self.priority.into())), self.id)
     }
 
     pub(crate) fn len(&self) -> u32 {

@@ -169,6 +169,7 @@ impl SimRunner {
             let row = self.slab(rect.slab).row(slot);
             let script = scripts.get(row.owner(known + 1));
             assert_eq!(script.sampling.temperature.to_bits(), sampler.temperature.to_bits());
+            assert!(sampler.num_drafts <= script.max_draft, "a longer draft than was asked for");
             row.assert_holds(&script.tokens[..=known as usize]);
             check_capacity(rect, row.capacity(), known, scripts.padding_behind);
             let mut kept = 0;

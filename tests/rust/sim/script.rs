@@ -71,6 +71,8 @@ pub(crate) struct Script {
     pub(crate) speculate: bool,
     pub(crate) predicted: bool,
     pub(crate) salt: u8,
+    pub(crate) max_draft: u32,
+    pub(crate) priority: i32,
     /// Prompt and output.
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Finish,
@@ -87,6 +89,8 @@ pub(crate) struct Wish {
     /// Whether the client predicts the answer, right but for a few tokens.
     pub(crate) predicted: bool,
     pub(crate) salt: u8,
+    pub(crate) max_draft: u32,
+    pub(crate) priority: i32,
 }
 
 impl Wish {
@@ -100,6 +104,8 @@ impl Wish {
             speculate: true,
             predicted: false,
             salt: 0,
+            max_draft: u32::MAX,
+            priority: 0,
         }
     }
 }
@@ -142,6 +148,8 @@ impl Script {
             speculate: wish.speculate,
             predicted: wish.predicted,
             salt: wish.salt,
+            max_draft: wish.max_draft,
+            priority: wish.priority,
             tokens: row.iter().map(|it| it.token).collect(),
             finish,
         }
@@ -159,6 +167,8 @@ impl Script {
             stop_tokens: self.stop.into_iter().collect(),
             sampling: self.sampling.clone(),
             speculate: self.speculate,
+            max_draft: self.max_draft,
+            priority: self.priority,
             cache_salt: format!("salt {}", self.salt).into(),
             prediction: if self.predicted { self.prediction() } else { Vec::new() },
         }

@@ -1,6 +1,7 @@
 //! The scheduler without its engine, one simulated runner per model, and what must come of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlxspec_scheduler::action::{Action, StepPlan};
 use mlxspec_scheduler::config::{BLOCK_TOKENS, ModelShape, SchedulerConfig};
@@ -22,6 +23,7 @@ pub(crate) struct Tracked {
     submitted_ns: u64,
     pub(crate) output: Vec<u32>,
     sent: bool,
+    ran: bool,
     /// How it may end, besides by itself.
     excuses: Vec<Finish>,
     pub(crate) end: Option<(Finish, RequestStats)>,
@@ -56,6 +58,11 @@ impl World {
             requests: Vec::new(),
             now_ns: 0,
         }
+    }
+
+    /// Let time go by.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now_ns += time.as_nanos() as u64;
     }
 
     pub(crate) fn apply(&mut self, op: &Op) {
@@ -114,6 +121,7 @@ impl World {
             submitted_ns: self.now_ns,
             output: Vec::new(),
             sent: false,
+            ran: false,
             excuses: Vec::new(),
             end: None,
         });
@@ -179,10 +187,16 @@ impl World {
 
     fn commit(&mut self, plan: &StepPlan, events: &mut Vec<Event>) {
         let runner = &mut self.runners[plan.model.0 as usize];
-        let mut oldest = (0..).zip(&self.requests).filter(|(_, it)| it.model == plan.model);
-        let oldest = oldest.find(|(_, it)| it.sent && it.end.is_none()).map(|(id, _)| id);
-        let served = |oldest| plan.rows.iter().any(|it| it.request == RequestId(oldest));
-        assert!(oldest.is_none_or(served), "the oldest request stands still");
+        let alive = |it: &Tracked| it.model == plan.model && it.sent && it.end.is_none();
+        let first = (0..).zip(&self.requests).filter(|(_, it)| alive(it));
+        let first = first.min_by_key(|(id, it)| (it.turn_ns(), *id));
+        let served = |id| plan.rows.iter().any(|it| it.request == RequestId(id));
+        // The more urgent may come when all places are taken.
+        let overtakes = |it: &Tracked| !it.ran && self.requests.iter().any(Tracked::has_priority);
+        assert!(first.is_none_or(|(id, it)| served(id) || overtakes(it)), "the first stands still");
+        for row in &plan.rows {
+            self.requests[row.request.0 as usize].ran = true;
+        }
         let outcome = runner.run(plan);
         self.scheduler.commit(plan, &outcome, STEP_MS, events);
     }
@@ -245,6 +259,15 @@ impl Tracked {
 
     pub(crate) fn stats(&self) -> &RequestStats {
         &self.end.as_ref().expect("the request has ended").1
+    }
+
+    /// By which requests stand in line.
+    fn turn_ns(&self) -> i64 {
+        self.submitted_ns.cast_signed() + i64::from(self.script.priority) * 10_000_000_000
+    }
+
+    fn has_priority(&self) -> bool {
+        self.script.priority != 0
     }
 
     /// When it first had a row.

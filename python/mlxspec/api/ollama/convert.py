@@ -62,6 +62,7 @@ def _request(
         stop=stop_strings(stops, "options.stop"),
         grammar=_grammar(params.format),
         speculative=options.draft_num_predict != 0,
+        max_draft=options.draft_num_predict or None,
         chat=ChatOptions(tools=list(tools), template_kwargs=_thinking(params.think)),
     )
 

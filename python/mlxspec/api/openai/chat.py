@@ -28,6 +28,7 @@ from mlxspec.api.openai.schema import (
     ChatDelta,
     TokenUsage,
 )
+from mlxspec.api.openai.service_tier import UsedTier, used_tier
 from mlxspec.api.openai.tool_calls import chat_deltas, whole_call
 from mlxspec.api.openai.wording import UNMEASURED, Measured
 from mlxspec.api.openapi.operation import described
@@ -70,6 +71,7 @@ class ChatWording(Struct, frozen=True):
     no_usage: UnsetType | None
     """`usage` of chunks without one: null if the client asked for usage, else left out."""
     with_logprobs: bool
+    service_tier: UsedTier | UnsetType
 
     @classmethod
     def of(cls, params: ChatParams, request_id: str) -> Self:
@@ -81,6 +83,7 @@ class ChatWording(Struct, frozen=True):
             params.model,
             None if asked else UNSET,
             bool(params.logprobs),
+            used_tier(params.service_tier),
         )
 
     def opening(self, index: int) -> ChatChunk:
@@ -108,6 +111,7 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[],
             usage=usage,
+            service_tier=self.service_tier,
             metrics=measured.metrics,
             timings=measured.timings,
         )
@@ -122,6 +126,7 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
             usage=usage,
+            service_tier=self.service_tier,
             metrics=measured.metrics,
             timings=measured.timings,
         )
@@ -146,6 +151,7 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[choice],
             usage=self.no_usage,
+            service_tier=self.service_tier,
             metrics=measured.metrics,
             timings=measured.timings,
         )

@@ -19,6 +19,7 @@ from mlxspec.api.openai.convert import completion_requests
 from mlxspec.api.openai.logprobs import TextLogprobs
 from mlxspec.api.openai.params import CompletionParams
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
+from mlxspec.api.openai.service_tier import UsedTier, used_tier
 from mlxspec.api.openai.wording import UNMEASURED, Measured
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.stream import NDJSON, SSE
@@ -77,6 +78,7 @@ class CompletionWording(Struct, frozen=True):
     no_usage: UnsetType | None
     """`usage` of chunks without one: null if the client asked for usage, else left out."""
     with_logprobs: bool
+    service_tier: UsedTier | UnsetType
 
     @classmethod
     def of(
@@ -92,6 +94,7 @@ class CompletionWording(Struct, frozen=True):
             [echo for echo in echoes for _ in range(params.n or 1)],
             None if asked else UNSET,
             params.logprobs is not None,
+            used_tier(params.service_tier),
         )
 
     def opening(self, index: int) -> TextCompletion | None:
@@ -161,6 +164,7 @@ class CompletionWording(Struct, frozen=True):
             model=self.model,
             choices=choices,
             usage=usage,
+            service_tier=self.service_tier,
             metrics=measured.metrics,
             timings=measured.timings,
         )

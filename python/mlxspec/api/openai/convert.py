@@ -9,6 +9,7 @@ from mlxspec.api.openai.params import (
     CompletionParams,
     ContentPart,
 )
+from mlxspec.api.openai.service_tier import priority
 from mlxspec.api.openai.structured import grammar_of
 from mlxspec.engine.request import (
     PLAIN_CHAT,
@@ -79,7 +80,9 @@ def _request(
         stop_token_ids=tuple(params.stop_token_ids or ()),
         grammar=grammar_of(params),
         ignore_eos=bool(params.ignore_eos),
-        speculative=params.speculative is None or params.speculative.enabled,
+        speculative=_drafts(params) != 0,
+        max_draft=_drafts(params) or None,
+        priority=priority(params.priority, params.service_tier),
         chat=chat,
         prediction=prediction,
         cache_salt=params.cache_salt or "",
@@ -103,6 +106,14 @@ def _sampling(params: CommonParams, logprobs: int | None) -> SamplingParams:
         bad_words=tuple(params.bad_words or ()),
         logprobs=logprobs,
     )
+
+
+def _drafts(params: CommonParams) -> int | None:
+    """Most tokens to draft at once: 0 turns drafting off, None leaves it to the server."""
+    wish = params.speculative
+    if wish is None:
+        return None
+    return wish.num_speculative_tokens if wish.enabled else 0
 
 
 def _logit_bias(bias: dict[str, float | None]) -> dict[int, float]:

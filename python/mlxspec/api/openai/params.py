@@ -6,14 +6,17 @@ from msgspec import Meta, Struct
 
 from mlxspec.api.bounds import (
     Name,
+    NumDrafts,
     NumTokens,
     Penalty,
+    Priority,
     Repetition,
     Temperature,
     TokenId,
     TopK,
     Unit,
 )
+from mlxspec.api.openai.service_tier import Tier
 
 TokenIds = Annotated[list[TokenId], Meta(min_length=1, max_length=4096)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
@@ -33,6 +36,7 @@ class Speculative(Struct, frozen=True):
     """Speculative decoding of this one request."""
 
     enabled: bool = True
+    num_speculative_tokens: NumDrafts | None = None
 
 
 class JsonSchema(Struct, frozen=True):
@@ -74,6 +78,8 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     stream_format: Literal["sse", "ndjson"] | None = None
     speculative: Speculative | None = None
+    service_tier: Tier | None = None
+    priority: Priority | None = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     n: Copies | None = None
     response_format: ResponseFormat | None = None

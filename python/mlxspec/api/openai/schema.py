@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mlxspec import __version__
 from mlxspec.api.openai.logprobs import ChatLogprobs, TextLogprobs
+from mlxspec.api.openai.service_tier import UsedTier
 from mlxspec.api.timings import Timings
 from mlxspec.engine.request import FinishReason, RequestMetrics, Usage
 
@@ -97,8 +98,9 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: list[ChatChoice]
     usage: TokenUsage
-    metrics: RequestMetrics | UnsetType | None
-    timings: Timings | UnsetType | None
+    service_tier: UsedTier | UnsetType = UNSET
+    metrics: RequestMetrics | UnsetType | None = UNSET
+    timings: Timings | UnsetType | None = UNSET
 
 
 class ChatDelta(Struct, frozen=True, kw_only=True):
@@ -130,6 +132,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: list[ChatChunkChoice]
     usage: TokenUsage | UnsetType | None = UNSET
+    service_tier: UsedTier | UnsetType = UNSET
     metrics: RequestMetrics | UnsetType | None = UNSET
     timings: Timings | UnsetType | None = UNSET
 
@@ -153,6 +156,7 @@ class TextCompletion(Struct, frozen=True, kw_only=True):
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: list[TextChoice]
     usage: TokenUsage | UnsetType | None = UNSET
+    service_tier: UsedTier | UnsetType = UNSET
     metrics: RequestMetrics | UnsetType | None = UNSET
     timings: Timings | UnsetType | None = UNSET
 

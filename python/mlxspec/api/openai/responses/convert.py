@@ -14,6 +14,7 @@ from mlxspec.api.openai.responses.params import (
     TextFormat,
     ToolChoice,
 )
+from mlxspec.api.openai.service_tier import priority
 from mlxspec.api.tool_choice import any_tool, named_tool
 from mlxspec.engine.request import (
     ChatOptions,
@@ -43,6 +44,7 @@ def generation_request(
             top_p=1.0 if params.top_p is None else params.top_p,
         ),
         max_tokens=num_tokens(params.max_output_tokens),
+        priority=priority(None, params.service_tier),
         grammar=_grammar(params.text.format if params.text else None),
         chat=chat_options(params),
     )

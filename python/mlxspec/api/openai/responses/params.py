@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from mlxspec.api.bounds import Name, NumTokens, Unit
+from mlxspec.api.openai.service_tier import Tier
 
 MAX_ITEMS = 4096
 
@@ -111,4 +112,5 @@ class ResponseParams(PromptParams, frozen=True, kw_only=True):
     background: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     truncation: str | None = None
+    service_tier: Tier | None = None
     user: str | None = None

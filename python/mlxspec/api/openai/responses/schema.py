@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from msgspec import UNSET, Struct, UnsetType
 
+from mlxspec.api.openai.service_tier import UsedTier
 from mlxspec.engine.request import RequestMetrics, Usage
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -119,6 +120,7 @@ class Response(Struct, frozen=True, kw_only=True):
     tools: list[Any]
     top_p: float
     truncation: str
+    service_tier: UsedTier | UnsetType = UNSET
     user: str | None
     usage: ResponseUsage | UnsetType = UNSET
     metrics: RequestMetrics | UnsetType = UNSET

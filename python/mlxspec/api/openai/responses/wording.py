@@ -15,6 +15,7 @@ from mlxspec.api.openai.responses.events import ErrorEvent, Event, ResponseEvent
 from mlxspec.api.openai.responses.output import Output
 from mlxspec.api.openai.responses.params import Item, ResponseParams
 from mlxspec.api.openai.responses.schema import IncompleteDetails, Response, ResponseUsage
+from mlxspec.api.openai.service_tier import used_tier
 from mlxspec.api.ports import GenerationLike
 from mlxspec.api.stream import SSE, Framing
 from mlxspec.engine.request import FinishReason, Message
@@ -109,5 +110,6 @@ def _begun(response_id: str, model: str, params: ResponseParams) -> Response:
         tools=params.tools or [],
         top_p=1.0 if params.top_p is None else params.top_p,
         truncation=params.truncation or "disabled",
+        service_tier=used_tier(params.service_tier),
         user=params.user,
     )
