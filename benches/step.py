@@ -124,9 +124,9 @@ def main() -> None:
         loaded = load(folder, mx.float32 if device.kind == "cpu" else None)
     target = Target(Network(loaded.model, loaded.windows), KVStore(loaded.layers))
     traced = Target(Network(loaded.model, loaded.windows), target.store)
-    traced.network.compiled = CompiledForward(traced.network)
+    traced.network.compiled = CompiledForward(traced.network, padded=True)
     stock = Target(Network(loaded.model, loaded.windows), target.store)
-    stock.network.compiled = CompiledForward(stock.network)
+    stock.network.compiled = CompiledForward(stock.network, padded=True)
 
     context = options.context
     print(f"{device.device_name}, {options.model}, {context} tokens of context, ms")

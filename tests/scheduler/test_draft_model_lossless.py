@@ -178,7 +178,7 @@ def test_compiled_draft_models_are_never_wrong_either(
     monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED._replace(slab_slots=2))
 
     def compiled(target: Target, **_: object) -> StepCosts:
-        target.network.compiled = CompiledForward(target.network)
+        target.network.compiled = CompiledForward(target.network, padded=True)
         ms = 1.0 if target.drafter else 0.02
         return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
 

@@ -195,13 +195,16 @@ def test_sliding_windows_are_kept_with_drafts_and_without(
             assert engine.generate(prompt, 60) == expected
 
 
+@pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])
 def test_compiled_steps_come_to_the_same_tokens(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
 ) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED._replace(slab_slots=2))
+    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape._replace(slab_slots=2))
+    forwards: list[CompiledForward] = []
 
-    def compiled(target: Target, **_: object) -> StepCosts:
-        target.network.compiled = CompiledForward(target.network)
+    def compiled(target: Target, *, padded: bool, **_: object) -> StepCosts:
+        target.network.compiled = CompiledForward(target.network, padded=padded)
+        forwards.append(target.network.compiled)
         return StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
 
     monkeypatch.setattr(runner, "measure", compiled)
@@ -210,6 +213,7 @@ def test_compiled_steps_come_to_the_same_tokens(
         running = [engine.submit(prompt, 40) for prompt in asked]
         answers = [engine.result(request).tokens for request in running]
     assert answers == [mlx_lm_greedy(tiny_folder, prompt, 40) for prompt in asked]
+    assert all(it.num_traced for it in forwards)
 
 
 @pytest.mark.parametrize("shape", [EXACT, PADDED], ids=["exact", "padded"])

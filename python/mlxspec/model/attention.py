@@ -47,6 +47,11 @@ class StepAttention:
         """Every rectangle covers all rows of a slab: the shape that padded decoding has."""
         return all(rect.rows == self.slabs[rect.slab].keys[0].shape[0] for rect in self.rects)
 
+    @property
+    def samples_all(self) -> bool:
+        """Every token's logits are wanted: nobody reads a prompt."""
+        return self.sampled is not None and self.sampled.size == self.positions.size
+
     def _rect_positions(self, rect: Rect) -> mx.array:
         return self.positions[rect.first : rect.stop].reshape(rect.rows, rect.width)
 

@@ -1,7 +1,8 @@
 """Calling a model on the tokens of one forward: described anew, or traced once per shape."""
 
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
@@ -11,16 +12,22 @@ from mlxspec.model.kv import Rect, Slab
 
 Arrays: TypeAlias = list[mx.array]
 KVArrays: TypeAlias = list[Arrays]
+Shape: TypeAlias = tuple[Rect, ...]
+"""A step's rectangles, with slabs counted from 0."""
+
 Traced: TypeAlias = Callable[
     [mx.array, mx.array, KVArrays, KVArrays], tuple[mx.array, KVArrays, KVArrays]
 ]
+
+KEPT: Final = 64
+"""Traced functions of exact layouts; tracing one takes as long as a step of one token."""
 
 
 class Network:
     """A model that runs in KV slabs. `windows`: per layer its sliding window, or None.
 
     first_layer: where its layers begin in the slabs, which another model may share.
-    compiled: set when forwards over whole slabs are to run as one traced function.
+    compiled: set when forwards of shapes that come again are to run as one traced function.
     """
 
     def __init__(self, model: Module, windows: list[int | None], first_layer: int = 0) -> None:
@@ -31,7 +38,7 @@ class Network:
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
         """Logits (num_sampled, vocab) of the sampled tokens, or of all if none is named; lazily."""
-        if self.compiled is not None and attention.is_whole_slabs:
+        if self.compiled is not None and self.compiled.takes(attention):
             logits = self.compiled(attention, tokens)
         else:
             logits = self.describe(attention, tokens)
@@ -55,33 +62,55 @@ class Network:
 
 
 class CompiledForward:
-    """The forward of a step over whole slabs, as a function traced once per shape.
+    """Forwards as functions traced once per shape.
 
-    Describing a step costs the host as long as a GPU needs to run it; a traced one is described
-    once. The KV arrays go in and come out, and are still written in place.
+    Describing a step costs the host as long as a GPU needs to run it, and a tenth of what a CPU
+    needs for one token; a traced one is described once. The KV arrays go in and come out, and are
+    still written in place.
+
+    padded: shapes are few, and each is traced when it is first met; steps with rows that are no
+    whole slab are not. Otherwise there are many, and one is traced when it comes twice in a row, as
+    when requests decode without drafts; those met last are kept.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, padded: bool) -> None:
         self._own = Network(network.model, network.windows)
         self._layers = network.layers
-        self._traced: dict[tuple[Rect, ...], Traced] = {}
+        self._padded = padded
+        self._traced: OrderedDict[Shape, Traced] = OrderedDict()
+        self._last: Shape | None = None
+
+    @property
+    def num_traced(self) -> int:
+        return len(self._traced)
+
+    def takes(self, attention: StepAttention) -> bool:
+        """Whether this step is to run traced; asked once, and in order, of every step."""
+        if self._padded:
+            return attention.is_whole_slabs
+        shape = _shape(attention)
+        again, self._last = shape == self._last, shape
+        return attention.samples_all and (again or shape in self._traced)
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
-        """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced.
-
-        Every rectangle covers a slab of its own, see `StepAttention.is_whole_slabs`.
-        """
-        slabs, own = [attention.slabs[rect.slab] for rect in attention.rects], self._layers
-        rects = tuple(rect._replace(slab=at) for at, rect in enumerate(attention.rects))
-        if rects not in self._traced:
-            self._traced[rects] = mx.compile(self._of(rects))
+        """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced."""
+        slabs, own = [attention.slabs[it] for it in _slab_ids(attention)], self._layers
+        traced = self._trace(_shape(attention))
         keys, values = [slab.keys[own] for slab in slabs], [slab.values[own] for slab in slabs]
-        logits, keys, values = self._traced[rects](tokens, attention.positions, keys, values)
+        logits, keys, values = traced(tokens, attention.positions, keys, values)
         for slab, new_keys, new_values in zip(slabs, keys, values, strict=True):
             slab.keys[own], slab.values[own] = new_keys, new_values
         return logits
 
-    def _of(self, rects: tuple[Rect, ...]) -> Traced:
+    def _trace(self, shape: Shape) -> Traced:
+        if shape not in self._traced:
+            self._traced[shape] = mx.compile(self._of(shape))
+        self._traced.move_to_end(shape)
+        if not self._padded and len(self._traced) > KEPT:
+            self._traced.popitem(last=False)
+        return self._traced[shape]
+
+    def _of(self, rects: Shape) -> Traced:
         def forward(
             tokens: mx.array, positions: mx.array, keys: KVArrays, values: KVArrays
         ) -> tuple[mx.array, KVArrays, KVArrays]:
@@ -93,3 +122,12 @@ class CompiledForward:
             return logits, [slab.keys for slab in slabs], [slab.values for slab in slabs]
 
         return forward
+
+
+def _slab_ids(attention: StepAttention) -> list[int]:
+    return list(dict.fromkeys(rect.slab for rect in attention.rects))
+
+
+def _shape(attention: StepAttention) -> Shape:
+    number = {slab: at for at, slab in enumerate(_slab_ids(attention))}
+    return tuple(rect._replace(slab=number[rect.slab]) for rect in attention.rects)

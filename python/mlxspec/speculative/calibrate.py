@@ -34,12 +34,13 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
     """Time steps on a scratch slab. Engine thread only; takes about forty steps.
 
     padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
-    Those may run compiled: the network's `compiled` is set if that is faster here.
+    Steps may run compiled: the network's `compiled` is set if that is faster here.
     """
     target.store.create(SLAB, slots, CONTEXT + max_tokens)
     try:
+        often = [(slots, 1), (slots, 5)] if padded else [(1, 1), (slots, 1)]
+        target.network.compiled = _compiled_if_faster(target, often, padded=padded)
         if padded:
-            target.network.compiled = _compiled_if_faster(target, slots)
             shapes = [(slots, width) for width in (1, 2, 3, 5, 9, 17, 33)]
             return StepCosts(_monotone(target, shapes), 0.0)
         tokens = [width for width in (1, 2, 4, 8, 16, 32, 64) if width <= max_tokens]
@@ -53,12 +54,14 @@ def _monotone(target: Target, shapes: Iterable[tuple[int, int]]) -> list[tuple[i
     return [(rows * width, _time(target, [(0, rows)], width)) for rows, width in shapes]
 
 
-def _compiled_if_faster(target: Target, slots: int) -> CompiledForward | None:
-    """Whether a traced forward beats one described anew, by the widths that matter most."""
-    runs = [(0, slots)]
-    eager = sum(_time(target, runs, width) for width in (1, 5))
-    target.network.compiled = compiled = CompiledForward(target.network)
-    return compiled if sum(_time(target, runs, width) for width in (1, 5)) < eager else None
+def _compiled_if_faster(
+    target: Target, shapes: list[tuple[int, int]], *, padded: bool
+) -> CompiledForward | None:
+    """Whether a traced forward beats one described anew, by the (rows, width) that matter most."""
+    eager = sum(_time(target, [(0, rows)], width) for rows, width in shapes)
+    target.network.compiled = compiled = CompiledForward(target.network, padded=padded)
+    traced = sum(_time(target, [(0, rows)], width) for rows, width in shapes)
+    return compiled if traced < eager else None
 
 
 def _rect_cost(target: Target, slots: int) -> float:
