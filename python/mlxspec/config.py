@@ -119,6 +119,18 @@ class ResponsesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ttl_seconds: Annotated[float, Meta(gt=0)] = 86_400.0
 
 
+class BatchesConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Files and batches: where they lie (None: nowhere, once the server has ended), and bounds.
+
+    `max_bytes` of all files together; `max_requests` of one batch, `max_running` of them at once.
+    """
+
+    dir: str | None = None
+    max_bytes: Positive = 256 << 20
+    max_requests: Positive = 10_000
+    max_running: Positive = 4
+
+
 class TracingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where OpenTelemetry spans go; `otlp` sends them as `OTEL_EXPORTER_OTLP_*` say."""
 
@@ -147,6 +159,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     kv: KVConfig = KVConfig()
     speculation: SpeculationConfig = SpeculationConfig()
     responses: ResponsesConfig = ResponsesConfig()
+    batches: BatchesConfig = BatchesConfig()
     tracing: TracingConfig = TracingConfig()
     models: tuple[ModelConfig, ...] = ()
 
@@ -285,6 +298,7 @@ _VARIABLES: Final = {
     "MLXSPEC_SHARED_SUFFIX_MEMORY": ("speculation", "shared_suffix_bytes"),
     "MLXSPEC_SYNTHETIC_ACCEPTANCE": ("speculation", "synthetic_acceptance"),
     "MLXSPEC_SUFFIX_DIR": ("speculation", "suffix_dir"),
+    "MLXSPEC_BATCH_DIR": ("batches", "dir"),
 }
 """Each variable and the section and key that it sets."""
 

@@ -53,18 +53,23 @@ async def open_generations(
     engine: EngineLike, request: Request[Any, Any, Any], wanted: GenerationRequest, copies: int
 ) -> list[GenerationLike]:
     """Queue copies with seeds of their own, all of which end with the exchange, or none."""
-    generations: list[GenerationLike]
     wanted = msgspec.structs.replace(wanted, cache_salt=_salt(request, wanted))
     if seconds := wanted_seconds(request):
         wanted = msgspec.structs.replace(wanted, timeout_seconds=seconds)
-    if wanted.max_tokens == 0:
-        one_token = msgspec.structs.replace(wanted, max_tokens=1)
-        generations = [NoTokens(one) for one in await engine.submit_copies(one_token, copies)]
-    else:
-        generations = list(await engine.submit_copies(wanted, copies))
+    generations = await accept(engine, wanted, copies)
     for generation in generations:
         Exchange.of(request).hold(generation)
     return generations
+
+
+async def accept(
+    engine: EngineLike, wanted: GenerationRequest, copies: int
+) -> list[GenerationLike]:
+    """Queue copies, which the caller must close; those of no tokens have none."""
+    if wanted.max_tokens == 0:
+        one_token = msgspec.structs.replace(wanted, max_tokens=1)
+        return [NoTokens(one) for one in await engine.submit_copies(one_token, copies)]
+    return list(await engine.submit_copies(wanted, copies))
 
 
 async def deltas(generation: GenerationLike, idle_seconds: float) -> AsyncGenerator[Delta | None]:

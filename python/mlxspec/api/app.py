@@ -16,6 +16,7 @@ from mlxspec.api.llamacpp.tokens import tokens_routes
 from mlxspec.api.loop_lag import loop_lag
 from mlxspec.api.ollama.routes import ollama_routes
 from mlxspec.api.openai.answer import Answerer
+from mlxspec.api.openai.batches.service import BatchService
 from mlxspec.api.openai.chat import chat_route
 from mlxspec.api.openai.completions import completions_route
 from mlxspec.api.openai.models import models_routes
@@ -46,12 +47,14 @@ def create_app(
     metrics = ServerMetrics(engine.counters, synthetic=forced is not None)
     keepalive_seconds = config.server.keepalive_seconds
     answerer = Answerer(engine, keepalive_seconds)
+    batches = BatchService(engine, config.batches)
     drain = drain or Drain(engine, config.server.drain_seconds)
     app = Litestar(
         route_handlers=[
             chat_route(answerer),
             completions_route(answerer),
             *responses_routes(engine, ResponseStore(config.responses), keepalive_seconds),
+            *batches.routes(),
             *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
             *ollama_routes(engine, keepalive_seconds),
@@ -64,7 +67,7 @@ def create_app(
             *openapi_routes(),
             speculation_route(engine),
         ],
-        lifespan=[drain.lifespan, loop_lag(metrics.observe_lag)],
+        lifespan=[drain.lifespan, batches.lifespan, loop_lag(metrics.observe_lag)],
         exception_handlers=exception_handlers(config.server.max_body_bytes),
         request_max_body_size=config.server.max_body_bytes,
         logging_config=None,

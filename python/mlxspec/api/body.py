@@ -25,19 +25,24 @@ _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 async def read_json(request: Request[Any, Any, Any], decoder: msgspec.json.Decoder[T]) -> T:
     """The body as the decoder's type, whatever content type the client names.
 
-    Raises BadRequestError, SlowBodyError, ClientClosedError, or Litestar's 413.
+    Raises BadRequestError, or what `read_body` raises.
     """
+    body = await read_body(request)
+    value = decode(body, decoder)
+    check_depth(body, Exchange.of(request).limits.max_json_depth)
+    return value
+
+
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """The body's bytes; raises SlowBodyError, ClientClosedError, or Litestar's 413."""
     seconds = Exchange.of(request).limits.body_seconds
     try:
         async with asyncio.timeout(seconds):
-            body = await request.body()
+            return await request.body()
     except TimeoutError:
         raise SlowBodyError(f"the body took longer than {seconds:g} s: send it faster") from None
     except InternalServerException:
         raise ClientClosedError("the client left before its body was read") from None
-    value = decode(body, decoder)
-    check_depth(body, Exchange.of(request).limits.max_json_depth)
-    return value
 
 
 def check_depth(body: bytes, max_depth: int) -> None:

@@ -24,7 +24,7 @@ _PLACES: Final = {
     "memory_bytes": "kv", "prefix_cache": "kv",
     "enabled": "speculation", "max_draft": "speculation",
     "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
-    "synthetic_acceptance": "speculation",
+    "synthetic_acceptance": "speculation", "dir": "batches",
 }  # fmt: skip
 """The section of the configuration that each flag belongs to."""
 
@@ -79,6 +79,9 @@ _COUNT: Final = click.IntRange(min=1)
     "--no-prefix-cache", "prefix_cache", flag_value=False, type=bool, default=None,
     help="Compute every prompt from its first token.",
 )  # fmt: skip
+@click.option(
+    "--batch-dir", "dir", type=click.Path(), help="Keep files and batches here across restarts."
+)
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
 @click.option(
     "--draft-model", metavar="MODEL", help="A smaller model of the same vocabulary, to draft with."

@@ -50,7 +50,7 @@ class Answerer:
         for one in wanted.requests:
             generations += await open_generations(self._engine, request, one, wanted.copies)
         if not params.stream:
-            return await send_whole(request, _whole(generations, wanted, wording))
+            return await send_whole(request, whole_answer(generations, wanted, wording))
         framing = choose_framing(request.headers.get("accept", ""), params.stream_format)
         with_usage = bool(params.stream_options and params.stream_options.include_usage)
         return send_stream(request, self._chunks(generations, wanted, wording, with_usage), framing)
@@ -81,7 +81,9 @@ class Answerer:
             yield wording.usage(_the_usage(generations, wanted), Measured.of(generations))
 
 
-async def _whole(generations: Sequence[GenerationLike], wanted: Wanted, wording: Wording) -> Struct:
+async def whole_answer(
+    generations: Sequence[GenerationLike], wanted: Wanted, wording: Wording
+) -> Struct:
     """The answer, when all generations have ended."""
     texts = await asyncio.gather(*(complete(generation) for generation in generations))
     choices = _kept(texts, wanted)
