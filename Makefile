@@ -11,7 +11,7 @@ LOOM_FLAGS := --cfg loom
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
 
-.PHONY: help run test check format lint-python lint-rust test-rust test-python chaos audit bench setup blas clean
+.PHONY: help run test check format lint-python lint-rust test-rust test-python chaos tsan audit bench setup blas clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -56,6 +56,10 @@ test-rust: ## Unit, property and model-checking tests of the scheduler
 	cargo test
 	PYO3_PYTHON=$(PYTHON) cargo test --features python --lib
 	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=3 cargo test --release --test loom --target-dir target/loom
+
+tsan: ## Tests of the scheduler's threads under ThreadSanitizer; needs nightly Rust with rust-src
+	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target $(shell rustc -vV | sed -n 's/host: //p') \
+	  --target-dir target/tsan --test inbox --test engine
 
 test-python: setup ## Python tests, end to end against a started server with a real model
 	$(BIN)/mlxspec pull demo
