@@ -55,6 +55,7 @@ def started(model: str, log: Path, *flags: str) -> Iterator[str]:
         yield url
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
+        assert "terminate called" not in log.read_text(), "threads of MLX outlive the interpreter"
     finally:
         process.kill()
         process.wait()

@@ -107,7 +107,7 @@ def token_engine(
     }
     scheduler = Scheduler(num_models=1, max_running=max_running, **arguments)
     runner = Runner(config, lambda *_: None)
-    thread = threading.Thread(target=scheduler.run, args=(runner,), daemon=True)
+    thread = threading.Thread(target=runner.serve, args=(scheduler,), daemon=True)
     thread.start()
     engine = TokenEngine(scheduler, runner)
     _wait_until_loaded(engine)

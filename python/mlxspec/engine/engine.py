@@ -351,7 +351,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._scheduler.run(self._runner)
+            self._runner.serve(self._scheduler)
         except RuntimeError:
             log.exception("the engine stopped")
 

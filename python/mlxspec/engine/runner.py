@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from msgspec import Struct
 
-from mlxspec._scheduler import BLOCK_TOKENS
+from mlxspec._scheduler import BLOCK_TOKENS, Scheduler
 from mlxspec.config import Config, ModelConfig
 from mlxspec.errors import MlxspecError
 from mlxspec.model.backend import BackendFacts, backend_facts
@@ -157,6 +157,17 @@ class Runner:
     def num_slabs(self, model: int) -> int:
         """KV slabs that exist for a loaded model: while it is idle, those of cached rows."""
         return len(self._targets[model].store.slabs)
+
+    def serve(self, scheduler: Scheduler) -> None:
+        """The engine thread's life: run until the scheduler is closed and idle.
+
+        What MLX keeps for a thread goes here: freed by the thread's own end it would need the
+        interpreter, which may have ended by then, and the process would abort.
+        """
+        try:
+            scheduler.run(self)
+        finally:
+            mx.clear_streams()
 
     def step(self, packed: bytes) -> Ints:
         """Run one packed step; returns kept drafts and tokens, (rows + sampled,) uint32."""
