@@ -19,6 +19,10 @@ CONTEXT = 128
 """Positions before the measured tokens, so that attention is in the figures."""
 
 REPEATS = 3
+
+NOISE = 1.1
+"""Times that differ by less may be equal."""
+
 SLAB = 2**32 - 1
 """A slab id that the scheduler never hands out."""
 
@@ -34,12 +38,12 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
     """Time steps on a scratch slab. Engine thread only; takes about forty steps.
 
     padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
-    Steps may run compiled: the network's `compiled` is set if that is faster here.
+    Steps may run compiled: the network's `compiled` is set unless that is slower here.
     """
     target.store.create(SLAB, slots, CONTEXT + max_tokens)
     try:
         often = [(slots, 1), (slots, 5)] if padded else [(1, 1), (slots, 1)]
-        target.network.compiled = _compiled_if_faster(target, often, padded=padded)
+        target.network.compiled = _compiled_unless_slower(target, often, padded=padded)
         if padded:
             shapes = [(slots, width) for width in (1, 2, 3, 5, 9, 17, 33)]
             return StepCosts(_monotone(target, shapes), 0.0)
@@ -54,14 +58,25 @@ def _monotone(target: Target, shapes: Iterable[tuple[int, int]]) -> list[tuple[i
     return [(rows * width, _time(target, [(0, rows)], width)) for rows, width in shapes]
 
 
-def _compiled_if_faster(
+def _compiled_unless_slower(
     target: Target, shapes: list[tuple[int, int]], *, padded: bool
 ) -> CompiledForward | None:
-    """Whether a traced forward beats one described anew, by the (rows, width) that matter most."""
-    eager = sum(_time(target, [(0, rows)], width) for rows, width in shapes)
-    target.network.compiled = compiled = CompiledForward(target.network, padded=padded)
-    traced = sum(_time(target, [(0, rows)], width) for rows, width in shapes)
-    return compiled if traced < eager else None
+    """A traced forward, unless it is slower than one described anew by more than noise.
+
+    shapes: the (rows, width) that matter most. The two take turns, as a server that is starting has
+    other work, too.
+    """
+    compiled = CompiledForward(target.network, padded=padded)
+    eager = traced = 0.0
+    for rows, width in shapes:
+        plan = scratch_plan([(0, rows)], width)
+        times: dict[CompiledForward | None, list[float]] = {None: [], compiled: []}
+        for _ in range(2 + REPEATS):
+            for forward, measured in times.items():
+                target.network.compiled = forward
+                measured.append(_milliseconds(target, plan))
+        eager, traced = eager + min(times[None]), traced + min(times[compiled])
+    return compiled if traced < NOISE * eager else None
 
 
 def _rect_cost(target: Target, slots: int) -> float:
@@ -76,12 +91,13 @@ def _rect_cost(target: Target, slots: int) -> float:
 def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
     """Best of a few runs, in milliseconds; the first one, which warms up, does not count."""
     plan = scratch_plan(runs, width)
-    times = []
-    for _ in range(1 + REPEATS):
-        start = time.perf_counter()
-        run_step(target, plan)
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) * 1e3
+    return min([_milliseconds(target, plan) for _ in range(1 + REPEATS)][1:])
+
+
+def _milliseconds(target: Target, plan: StepPlan) -> float:
+    start = time.perf_counter()
+    run_step(target, plan)
+    return (time.perf_counter() - start) * 1e3
 
 
 def scratch_plan(runs: list[tuple[int, int]], width: int, context: int = CONTEXT) -> StepPlan:
