@@ -66,7 +66,7 @@ test-python: setup ## Python tests, end to end against a started server with a r
 	$(BIN)/pytest
 
 chaos: setup ## Fault tests at full size: takes hours
-	$(BIN)/pytest tests/faults --full --timeout 14400
+	$(BIN)/pytest tests/faults tests/scheduler/test_residency.py --full --timeout 14400
 
 audit: setup ## Known vulnerabilities, licences and sources of all dependencies; needs the network
 	command -v cargo-deny >/dev/null || { echo "first: cargo install --locked cargo-deny"; exit 1; }

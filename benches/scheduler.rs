@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use mlxspec_scheduler::action::{Action, StepOutcome, StepPlan};
+use mlxspec_scheduler::action::{Action, LoadEnd, StepOutcome, StepPlan};
 use mlxspec_scheduler::block_pool::BlockPool;
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::{Engine, Runner};
@@ -54,6 +54,7 @@ impl Text {
             max_draft: u32::MAX,
             priority: 0,
             cache_salt: "".into(),
+            keep_alive: None,
         }
     }
 
@@ -101,8 +102,9 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
     };
     let mut scheduler = Scheduler::new(config, 1);
     let mut events = Vec::new();
-    assert!(matches!(scheduler.next_action(0), Action::Load(_)));
-    scheduler.loaded(MODEL, Ok(shape(padded)), &mut events);
+    assert!(matches!(scheduler.next_action(0), Action::Residency(_)));
+    let end = LoadEnd::Loaded { shape: shape(padded), num_bytes: 0 };
+    scheduler.load_ended(MODEL, end, &mut events);
     for row in 0..num_rows {
         let request = Request::new(RequestId(row.into()), text.submission(row, 2048), 2112, 0);
         scheduler.submit(request, &mut events);
@@ -154,9 +156,13 @@ fn measure(num_steps: u64, num_rows: u32, text: Text, padded: bool) -> Duration 
 struct Busy(Receiver<()>);
 
 impl Runner for Busy {
-    fn load(&mut self, _model: ModelId) -> Result<ModelShape, String> {
-        Ok(shape(false))
+    fn load(&mut self, _model: ModelId, _num_bytes: u64) -> Option<LoadEnd> {
+        Some(LoadEnd::Loaded { shape: shape(false), num_bytes: 0 })
     }
+
+    fn cancel_load(&mut self, _model: ModelId) {}
+
+    fn evict(&mut self, _model: ModelId) {}
 
     fn step(&mut self, _plan: &StepPlan) -> Result<StepOutcome, String> {
         // An error means that the benchmark is over, which is what we wait for.

@@ -38,14 +38,14 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
 
 
 @contextmanager
-def started(model: str, log: Path, *flags: str) -> Iterator[str]:
-    """Base URL of a server of one model; it must end cleanly, and promptly, on SIGTERM."""
+def started(log: Path, *arguments: str | Path) -> Iterator[str]:
+    """Base URL of a server with these arguments; it must end cleanly, and promptly, on SIGTERM."""
     url = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlxspec", "serve", model, "--port", url.rpartition(":")[2]]
+    command = [sys.executable, "-m", "mlxspec", "serve", "--port", url.rpartition(":")[2]]
     limits = ["--max-running", str(MAX_RUNNING), "--max-waiting", str(MAX_WAITING)]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*command, *limits, *flags],
+            [*command, *limits, *arguments],
             stdout=sink,
             stderr=sink,
             env=os.environ | {"XDG_CONFIG_HOME": str(log.parent)},  # not this machine's own keys

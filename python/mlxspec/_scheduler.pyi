@@ -1,11 +1,11 @@
 """The Rust extension: request queue, batch formation, KV bookkeeping, drafting."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias, final
 
 __all__ = [
     "BLOCK_TOKENS",
     "ClosedError",
-    "NotResidentError",
     "PredictionTooLongError",
     "PromptTooLongError",
     "QueueFullError",
@@ -18,13 +18,15 @@ BLOCK_TOKENS: Final[int]
 
 class QueueFullError(RuntimeError): ...
 class ClosedError(RuntimeError): ...
-class NotResidentError(RuntimeError): ...
 class PredictionTooLongError(ValueError): ...
 class PromptTooLongError(ValueError): ...
 class RequestTooLargeError(ValueError): ...
 
 class _Runner(Protocol):
-    def load(self, model: int, /) -> Any: ...
+    def load(self, model: int, num_bytes: int, /) -> None:
+        """Begin to load; `loaded`, `load_resized`, `load_failed` or `load_cancelled` ends it."""
+    def cancel_load(self, model: int, /) -> None: ...
+    def evict(self, model: int, /) -> None: ...
     def step(self, packed: bytes, /) -> Any:
         """Returns any buffer of uint32: kept drafts by row, tokens, packed logprobs."""
 
@@ -66,7 +68,44 @@ class _Sampling(Protocol):
     @property
     def constraint(self) -> int: ...
 
-_Reason: TypeAlias = Literal["stop", "length", "abort", "expired", "error"]
+class _ModelPolicy(Protocol):
+    @property
+    def need(self) -> int: ...
+    @property
+    def pinned(self) -> bool: ...
+    @property
+    def keep_alive(self) -> float | None: ...
+    @property
+    def preload(self) -> bool: ...
+
+class _Memory(Protocol):
+    @property
+    def budget(self) -> int: ...
+    @property
+    def when_full(self) -> Literal["evict", "wait", "fail"]: ...
+    @property
+    def wait_seconds(self) -> float: ...
+    @property
+    def patience_seconds(self) -> float: ...
+    @property
+    def min_resident_seconds(self) -> float: ...
+
+_Reason: TypeAlias = Literal[
+    "stop",
+    "length",
+    "abort",
+    "expired",
+    "error",
+    "loaded",
+    "context_length",
+    "too_large",
+    "unavailable",
+]
+_Phase: TypeAlias = Literal[
+    "absent", "reserving", "loading", "resident", "draining", "evicting", "failed"
+]
+_Status: TypeAlias = tuple[_Phase, int, int, int, int, float | None]
+"""(phase, bytes held, bytes needed, running, waiting, seconds until it leaves by itself)."""
 _End: TypeAlias = tuple[_Reason, str, float, int, int, int, list[int], tuple[int, int]]
 """(reason, message, queued seconds, preemptions, cached prompt tokens, draft tokens, steps by
 accepted drafts, draft tokens of the client's prediction verified and kept)."""
@@ -81,7 +120,8 @@ class Scheduler:
     def __new__(
         cls,
         *,
-        num_models: int,
+        models: Sequence[_ModelPolicy],
+        memory: _Memory,
         max_waiting: int,
         max_running: int,
         speculation: bool,
@@ -104,6 +144,7 @@ class Scheduler:
         priority: int,
         prediction: list[int],
         cache_salt: str,
+        keep_alive: float | None,
     ) -> int:
         """Queue a request and return its id. It ends in exactly one event with an end.
 
@@ -112,11 +153,40 @@ class Scheduler:
         worth 10 s of waiting; the lower, the sooner. `prediction` is the
         answer as the client expects it, or empty: it is drafted from, and changes no token. So are
         answers to earlier requests of the same `cache_salt`. Cached KV is shared with these alone.
+        `keep_alive`: seconds that the model stays when idle, from now on; negative is for ever,
+        None as before.
 
-        Raises QueueFullError, ClosedError, NotResidentError, PromptTooLongError,
-        PredictionTooLongError, RequestTooLargeError or ValueError;
-        nothing is kept of a refused request.
+        Raises QueueFullError, ClosedError, PromptTooLongError, PredictionTooLongError,
+        RequestTooLargeError or ValueError; nothing is kept of a refused request. One for a model
+        that is not in memory may be refused later: it then ends with `context_length`, `too_large`
+        or `unavailable`.
         """
+
+    def load(self, model: int, keep_alive: float | None) -> int:
+        """Ask for a model, to stay that long when idle.
+
+        The id ends in one event: `loaded`, `unavailable` or `abort`.
+
+        Raises ClosedError or ValueError.
+        """
+
+    def unload(self, model: int) -> None:
+        """Let a model go once no request runs in it; a pinned one stays."""
+
+    def loaded(self, model: int, facts: Any, num_bytes: int) -> None:
+        """A load is done; `facts` has the fields of `ModelShape`."""
+
+    def load_resized(self, model: int, num_bytes: int) -> None:
+        """A load took nothing, as it needs more than was reserved."""
+
+    def load_failed(self, model: int, message: str) -> None:
+        """A load failed and left nothing behind."""
+
+    def load_cancelled(self, model: int) -> None:
+        """A load was broken off and left nothing behind."""
+
+    def residency(self) -> list[_Status]:
+        """Where every model stands. When one moves, `wake_fd` becomes readable."""
 
     def abort(self, request: int) -> None:
         """End a request early. May come at any time, twice, or after the end."""

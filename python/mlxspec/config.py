@@ -3,6 +3,7 @@
 The environment is read here and nowhere else.
 """
 
+import difflib
 import hashlib
 import os
 import re
@@ -89,6 +90,22 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     stall_seconds: Annotated[float, Meta(gt=0)] = 30.0
 
 
+class MemoryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Memory of all models together: the budget in bytes (`None`: measured at start).
+
+    when_full: a model is asked for and there is no room: `evict` idle models, least recently used
+    first, and wait for busy ones; `wait` until memory is free; or `fail` at once. A request waits
+    `wait_seconds` at most. After `patience_seconds` busy models take no new requests until the one
+    that waits longest has its memory. No model is evicted before `min_resident_seconds` are over.
+    """
+
+    budget_bytes: Positive | None = None
+    when_full: Literal["evict", "wait", "fail"] = "evict"
+    wait_seconds: Annotated[float, Meta(ge=0)] = 120.0
+    patience_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    min_resident_seconds: Annotated[float, Meta(ge=0)] = 5.0
+
+
 class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """KV memory: its budget in bytes (`None`: measured at start), and if it outlives requests."""
 
@@ -141,12 +158,22 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
 
     draft_model: what to find a smaller model of the same vocabulary by, which drafts for it.
+
+    aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.
+    preload: loaded at start, if there is room. keep_alive_seconds: it leaves when idle for so long
+    (`None` or negative: when its memory is needed).
     """
 
     id: str
     source: str
     context_length: Positive | None = None
     draft_model: str | None = None
+    aliases: tuple[str, ...] = ()
+    pinned: bool = False
+    preload: bool = True
+    keep_alive_seconds: float | None = None
+    description: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -156,12 +183,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     access: AccessConfig = AccessConfig()
     limits: LimitsConfig = LimitsConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    memory: MemoryConfig = MemoryConfig()
     kv: KVConfig = KVConfig()
     speculation: SpeculationConfig = SpeculationConfig()
     responses: ResponsesConfig = ResponsesConfig()
     batches: BatchesConfig = BatchesConfig()
     tracing: TracingConfig = TracingConfig()
     models: tuple[ModelConfig, ...] = ()
+    default_model: str | None = None
+    """Id or alias of the model that the name `default` stands for; without it, the first."""
 
     def to_env(self) -> dict[str, str]:
         """The environment variable that carries this configuration to a worker process."""
@@ -181,7 +211,20 @@ def convert(raw: Any) -> Config:
     try:
         return msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"configuration: {error}") from None
+        raise ConfigError(f"configuration: {error}{_nearest(str(error))}") from None
+
+
+def _nearest(message: str) -> str:
+    """For an unknown key, the known one that looks most like it; empty if none does."""
+    unknown = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([a-z_]*))?", message)
+    if unknown is None:
+        return ""
+    section = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    sections = {**section, "models": ModelConfig}
+    known = sections.get(unknown[2] or "", Config)
+    names = [field.name for field in msgspec.structs.fields(known)]
+    near = difflib.get_close_matches(unknown[1], names, n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def resolve(flags: Tree, file: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -291,6 +334,8 @@ _VARIABLES: Final = {
     "MLXSPEC_STEP_TOKENS": ("scheduler", "step_tokens"),
     "MLXSPEC_PREFILL_CHUNK": ("scheduler", "prefill_chunk"),
     "MLXSPEC_INTER_TOKEN_MS": ("scheduler", "inter_token_ms"),
+    "MLXSPEC_MEMORY": ("memory", "budget_bytes"),
+    "MLXSPEC_WHEN_FULL": ("memory", "when_full"),
     "MLXSPEC_KV_MEMORY": ("kv", "memory_bytes"),
     "MLXSPEC_PREFIX_CACHE": ("kv", "prefix_cache"),
     "MLXSPEC_SPECULATION": ("speculation", "enabled"),
@@ -316,6 +361,7 @@ _PARSERS: Final[dict[str, Callable[[str], str | int]]] = {
     "memory_bytes": parse_size,
     "shared_suffix_bytes": parse_size,
     "max_held_bytes": parse_size,
+    "budget_bytes": parse_size,
     "key_sha256": _hash_key,
 }
 """Keys whose variable is written otherwise than in a file."""

@@ -122,6 +122,18 @@ class DeadlineError(MlxspecError):
     code = "deadline_exceeded"
 
 
+class LoadCancelledError(UnavailableError):
+    """A load was broken off because nobody waits for the model any more."""
+
+
+class ModelPinnedError(MlxspecError):
+    """A pinned model is not unloaded."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_pinned"
+
+
 class EngineError(MlxspecError):
     """A step failed on the device; only the requests of that step are lost."""
 

@@ -28,6 +28,9 @@ COUNTERS = {
     "requests_failed": "Requests lost to a failed step or load.",
     "requests_rejected": "Requests refused because the queue was full or the server draining.",
     "preemptions": "Running requests put back to make room.",
+    "model_loads": "Loads of models begun.",
+    "model_load_errors": "Loads of models that failed.",
+    "model_evictions": "Models evicted.",
     "steps": "Forward passes over a batch.",
     "step_errors": "Steps that failed on the device.",
     "late_aborts": "Aborts that found their request already ended.",
@@ -47,6 +50,8 @@ COUNTERS = {
 GAUGES = {
     "requests_waiting": "Requests queued and not yet running.",
     "requests_running": "Requests in the batch.",
+    "models_resident": "Models in memory.",
+    "model_bytes": "Bytes that models hold, KV memory and reservations included.",
     "kv_blocks_total": "Blocks of the KV pool.",
     "kv_blocks_used": "Blocks of the KV pool in use.",
     "kv_blocks_cached": "Those of them that hold cached prefixes, and are free to who needs them.",

@@ -19,7 +19,7 @@ def test_a_suite_passes_but_for_what_is_explained(
     if unpacked is None:
         pytest.skip(f"no package index: {suite.package} {suite.version} cannot be downloaded")
     length = str(suite.context_length)
-    with started("demo", tmp_path / "log", "--context-length", length) as server:
+    with started(tmp_path / "log", "demo", "--context-length", length) as server:
         outcome = suite.run(unpacked, server)
     assert outcome.surprises(suite) == []
 

@@ -12,7 +12,7 @@ from server_process import started
 @pytest.fixture(scope="session")
 def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of a server of the demo model."""
-    with started("demo", tmp_path_factory.mktemp("server") / "log") as url:
+    with started(tmp_path_factory.mktemp("server") / "log", "demo") as url:
         yield url
 
 

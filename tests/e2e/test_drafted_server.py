@@ -38,7 +38,7 @@ def short_model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def drafted(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("drafted") / "log"
-    with started("demo", log, "--draft-model", str(short_model)) as url:
+    with started(log, "demo", "--draft-model", short_model) as url:
         yield url
 
 

@@ -75,7 +75,7 @@ def caller_folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def caller_url(caller_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with started(str(caller_folder), tmp_path_factory.mktemp("caller") / "log") as url:
+    with started(tmp_path_factory.mktemp("caller") / "log", caller_folder) as url:
         yield url
 
 

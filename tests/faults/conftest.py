@@ -31,5 +31,5 @@ def faulty(tmp_path: Path) -> Iterator[Faulty]:
 def demo_url(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the demo model that takes many clients and keeps little of what they said."""
     log = tmp_path_factory.mktemp("demo") / "log"
-    with started("demo", log, *ROOMY, *SOON_FULL) as url:
+    with started(log, "demo", *ROOMY, *SOON_FULL) as url:
         yield url

@@ -33,7 +33,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(demo_folder: Path, log: Path) -> Iterator[str]:
-    with started("demo", log) as url:
+    with started(log, "demo") as url:
         yield url
 
 

@@ -26,6 +26,7 @@ fn request(prompt: &[u32], output: &[u32], sampling: Sampling) -> Request {
         max_draft: u32::MAX,
         priority: 0,
         cache_salt: "".into(),
+        keep_alive: None,
     };
     let mut request = Request::new(RequestId(0), submission, 1000, 0);
     request.append(output);

@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, yield_now};
 
-use mlxspec_scheduler::action::{StepOutcome, StepPlan};
+use mlxspec_scheduler::action::{LoadEnd, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::{Engine, Runner};
-use mlxspec_scheduler::error::SubmitError;
+use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::request::{Finish, Submission};
 
@@ -54,8 +54,16 @@ struct Directed<F> {
 }
 
 impl<F: FnMut() -> Turn> Runner for Directed<F> {
-    fn load(&mut self, model: ModelId) -> Result<ModelShape, String> {
-        self.sim.load(model)
+    fn load(&mut self, model: ModelId, num_bytes: u64) -> Option<LoadEnd> {
+        self.sim.load(model, num_bytes)
+    }
+
+    fn cancel_load(&mut self, model: ModelId) {
+        self.sim.cancel_load(model);
+    }
+
+    fn evict(&mut self, model: ModelId) {
+        self.sim.evict(model);
     }
 
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
@@ -340,11 +348,17 @@ fn a_step_that_fails_ends_its_requests_and_the_engine_goes_on() {
 }
 
 #[test]
-fn a_model_that_cannot_be_loaded_takes_no_requests() {
+fn who_waits_for_a_model_that_cannot_be_loaded_hears_why() {
     struct Broken;
     impl Runner for Broken {
-        fn load(&mut self, _model: ModelId) -> Result<ModelShape, String> {
-            Err("no such file".to_owned())
+        fn load(&mut self, _model: ModelId, _num_bytes: u64) -> Option<LoadEnd> {
+            Some(LoadEnd::Failed("no such file".to_owned()))
+        }
+        fn cancel_load(&mut self, _model: ModelId) {
+            panic!("loads end at once")
+        }
+        fn evict(&mut self, _model: ModelId) {
+            panic!("nothing is loaded")
         }
         fn step(&mut self, _plan: &StepPlan) -> Result<StepOutcome, String> {
             panic!("nothing to run")
@@ -352,13 +366,24 @@ fn a_model_that_cannot_be_loaded_takes_no_requests() {
     }
     let engine = Engine::new(config(), 1).unwrap();
     let submission = Script::new(0, Wish::plain(4, 4), 8).submission(MODEL);
-    assert_eq!(engine.submit(submission.clone()), Err(SubmitError::NotResident));
+    engine.submit(submission.clone()).unwrap();
+    engine.load(MODEL, None).unwrap();
     thread::scope(|scope| {
         let thread = scope.spawn(|| engine.run(&mut Broken));
-        assert_eq!(engine.submit(submission), Err(SubmitError::NotResident));
+        while engine.num_in_flight() > 0 {
+            yield_now();
+        }
+        engine.submit(submission).unwrap();
         engine.close();
         assert_eq!(thread.join().unwrap(), Ok(()));
     });
+    let mut events = Vec::new();
+    engine.outbox().drain(&mut events).unwrap();
+    let ends: Vec<Finish> = events.into_iter().map(|it| it.end.unwrap().0).collect();
+    let refused = |refusal| Finish::Refused(SubmitError::Unavailable(refusal));
+    let failed = refused(Refusal::LoadFailed("no such file".to_owned()));
+    let backing_off = refused(Refusal::BackingOff { seconds: 5 });
+    assert_eq!(ends, [failed.clone(), failed, backing_off]);
 }
 
 #[test]

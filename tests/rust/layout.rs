@@ -4,7 +4,7 @@
 
 mod sim;
 
-use mlxspec_scheduler::action::{Action, Rect, StepOutcome, StepPlan};
+use mlxspec_scheduler::action::{Action, LoadEnd, Rect, StepOutcome, StepPlan};
 use mlxspec_scheduler::batch::form_batch;
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::{ModelId, RequestId, SlabId};
@@ -31,8 +31,9 @@ impl Bench {
             prefix_cache: false,
         };
         let mut scheduler = Scheduler::new(config, 1);
-        assert!(matches!(scheduler.next_action(0), Action::Load(_)));
-        scheduler.loaded(ModelId(0), Ok(shape), &mut Vec::new());
+        assert!(matches!(scheduler.next_action(0), Action::Residency(_)));
+        let end = LoadEnd::Loaded { shape, num_bytes: 0 };
+        scheduler.load_ended(ModelId(0), end, &mut Vec::new());
         Self { scheduler, next: 0 }
     }
 
@@ -80,6 +81,7 @@ fn request(number: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
         max_draft: u32::MAX,
         priority: 0,
         cache_salt: "".into(),
+        keep_alive: None,
     };
     Request::new(RequestId(number), submission, 500, 0)
 }

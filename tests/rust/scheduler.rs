@@ -6,10 +6,12 @@ mod sim;
 
 use std::time::Duration;
 
-use mlxspec_scheduler::action::Action;
+use mlxspec_scheduler::action::{Action, LoadEnd};
 use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
+use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::request::{Finish, Request};
+use mlxspec_scheduler::residency::Order;
 use mlxspec_scheduler::scheduler::Scheduler;
 use proptest::prelude::*;
 
@@ -311,9 +313,9 @@ fn no_more_requests_run_than_allowed() {
 }
 
 #[test]
-fn who_waits_for_a_model_that_cannot_be_loaded_fails_with_its_reason() {
+fn who_waits_for_a_model_that_cannot_be_loaded_is_told_its_reason() {
     let mut scheduler = Scheduler::new(config(), 1);
-    let (mut events, failed) = (Vec::new(), Finish::Failed("no such file".to_owned()));
+    let mut events = Vec::new();
     let request = |number: u32| {
         let script = Script::new(number, Wish::plain(4, 4), 8);
         Request::new(RequestId(number.into()), script.submission(ModelId(0)), 8, 0)
@@ -321,13 +323,16 @@ fn who_waits_for_a_model_that_cannot_be_loaded_fails_with_its_reason() {
     scheduler.submit(request(0), &mut events);
     scheduler.submit(request(1), &mut events);
     assert!(scheduler.abort(RequestId(1), &mut events), "it waits for the model, and can go");
-    assert!(matches!(scheduler.next_action(0), Action::Load(ModelId(0))));
+    let load = Order::Load(ModelId(0));
+    assert!(matches!(scheduler.next_action(0), Action::Residency(order) if order == load));
     assert!(matches!(scheduler.next_action(0), Action::Idle), "a load is started once");
-    scheduler.loaded(ModelId(0), Err("no such file".to_owned()), &mut events);
+    scheduler.load_ended(ModelId(0), LoadEnd::Failed("no such file".to_owned()), &mut events);
     scheduler.submit(request(2), &mut events);
-    let ends: Vec<_> =
-        events.iter().map(|it| (it.request.0, &it.end.as_ref().unwrap().0)).collect();
-    assert_eq!(ends, [(1, &Finish::Aborted), (0, &failed), (2, &failed)]);
+    let ends: Vec<_> = events.into_iter().map(|it| (it.request.0, it.end.unwrap().0)).collect();
+    let refused = |refusal| Finish::Refused(SubmitError::Unavailable(refusal));
+    let failed = refused(Refusal::LoadFailed("no such file".to_owned()));
+    let later = refused(Refusal::BackingOff { seconds: 5 });
+    assert_eq!(ends, [(1, Finish::Aborted), (0, failed), (2, later)]);
     assert!(scheduler.is_idle());
 }
 
@@ -337,5 +342,5 @@ fn a_request_for_an_unknown_model_ends() {
     let script = Script::new(0, Wish::plain(4, 4), 8);
     let request = Request::new(RequestId(0), script.submission(ModelId(3)), 8, 0);
     Scheduler::new(config(), 1).submit(request, &mut events);
-    assert!(matches!(events[0].end, Some((Finish::Failed(_), _))));
+    assert!(matches!(events[0].end, Some((Finish::Refused(_), _))));
 }

@@ -2,16 +2,18 @@
 
 import select
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlxspec._scheduler import NotResidentError, Scheduler
+from mlxspec._scheduler import Scheduler
 from mlxspec.config import Config, KVConfig, ModelConfig, SpeculationConfig
+from mlxspec.engine.engine import Memory
+from mlxspec.engine.memory import plan_memory
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import TokenSampling
+from mlxspec.model.backend import backend_facts
 
 
 class Answer(NamedTuple):
@@ -41,6 +43,7 @@ class TokenEngine:
         sampling = {name: options.pop(name) for name in names if name in options}
         defaults: dict[str, Any] = {"stop_tokens": [], "speculate": True}
         defaults |= {"prediction": [], "cache_salt": "", "max_draft": None, "priority": 0}
+        defaults |= {"keep_alive": None}
         request = self.scheduler.submit(
             model=0,
             prompt=prompt,
@@ -105,12 +108,14 @@ def token_engine(
         "prefix_cache": True,
         **options,
     }
-    scheduler = Scheduler(num_models=1, max_running=max_running, **arguments)
-    runner = Runner(config, lambda *_: None)
+    plan = plan_memory(config, backend_facts())
+    memory = Memory.of(plan.budget, config.memory)
+    scheduler = Scheduler(models=plan.models, memory=memory, max_running=max_running, **arguments)
+    runner = Runner(config, plan, scheduler)
     thread = threading.Thread(target=runner.serve, args=(scheduler,), daemon=True)
     thread.start()
     engine = TokenEngine(scheduler, runner)
-    _wait_until_loaded(engine)
+    engine.generate([1], max_tokens=1)
     yield engine
     scheduler.close()
     scheduler.abort_all()
@@ -120,15 +125,3 @@ def token_engine(
     assert scheduler.counters()["integrity_errors"] == 0
     if not arguments["prefix_cache"]:
         assert runner.num_slabs(0) == 0, "slabs outlive their requests"
-
-
-def _wait_until_loaded(engine: TokenEngine) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            engine.result(engine.submit([1], max_tokens=1))
-        except NotResidentError:
-            assert time.monotonic() < deadline, "the model did not load"
-            time.sleep(0.02)
-        else:
-            return

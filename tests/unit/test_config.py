@@ -46,11 +46,26 @@ def test_models_come_from_the_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("[serverr]\nport = 1", "server"),
+        ("[server]\nprot = 1", "port"),
+        ('[[models]]\nid = "a"\nsource = "b"\npined = true', "pinned"),
+        ("[memory]\nwhenfull = 'wait'", "when_full"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path, text: str, nearest: str):
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        resolve({}, toml(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
     ("variable", "text", "expected"),
     [
         ("MLXSPEC_PORT", "9000", {"server": {"port": 9000}}),
         ("MLXSPEC_DRAIN_SECONDS", "1.5", {"server": {"drain_seconds": 1.5}}),
         ("MLXSPEC_KV_MEMORY", "2GiB", {"kv": {"memory_bytes": 2 << 30}}),
+        ("MLXSPEC_MEMORY", "1GiB", {"memory": {"budget_bytes": 1 << 30}}),
         ("MLXSPEC_SPECULATION", "false", {"speculation": {"enabled": False}}),
         ("MLXSPEC_STEP_TOKENS", "64", {"scheduler": {"step_tokens": 64}}),
     ],

@@ -52,13 +52,24 @@ async def open_generation(
 async def open_generations(
     engine: EngineLike, request: Request[Any, Any, Any], wanted: GenerationRequest, copies: int
 ) -> list[GenerationLike]:
-    """Queue copies with seeds of their own, all of which end with the exchange, or none."""
+    """Queue copies with seeds of their own, all of which end with the exchange, or none.
+
+    A model may have to be loaded first, which a client that leaves no longer waits for.
+    """
     wanted = msgspec.structs.replace(wanted, cache_salt=_salt(request, wanted))
     if seconds := wanted_seconds(request):
         wanted = msgspec.structs.replace(wanted, timeout_seconds=seconds)
+    opening = _open(engine, Exchange.of(request), wanted, copies)
+    return await unless_client_leaves(opening, request.receive)
+
+
+async def _open(
+    engine: EngineLike, exchange: Exchange, wanted: GenerationRequest, copies: int
+) -> list[GenerationLike]:
+    """Nothing is awaited between the engine's answer and the exchange's hold on it."""
     generations = await accept(engine, wanted, copies)
     for generation in generations:
-        Exchange.of(request).hold(generation)
+        exchange.hold(generation)
     return generations
 
 

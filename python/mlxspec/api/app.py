@@ -5,7 +5,9 @@ from litestar import Litestar
 from mlxspec.api.access.gate import make_gate
 from mlxspec.api.admin.health import health_routes
 from mlxspec.api.admin.metrics import metrics_route
+from mlxspec.api.admin.models import models_admin_routes
 from mlxspec.api.admin.speculation import speculation_route
+from mlxspec.api.admin.stats import stats_route
 from mlxspec.api.anthropic.messages import messages_routes
 from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
@@ -58,6 +60,8 @@ def create_app(
             *messages_routes(engine, keepalive_seconds),
             *models_routes(engine),
             *ollama_routes(engine, keepalive_seconds),
+            *models_admin_routes(engine, keepalive_seconds),
+            stats_route(engine),
             *completion_routes(engine, keepalive_seconds),
             props_route(engine, config.scheduler.max_running),
             *tokens_routes(engine),

@@ -1,6 +1,6 @@
 """What the API needs of the engine: Protocols, so that HTTP knows neither MLX nor threads."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from mlxspec.engine.request import (
@@ -8,6 +8,7 @@ from mlxspec.engine.request import (
     ChatOptions,
     Delta,
     GenerationRequest,
+    MemoryUse,
     Message,
     ModelCard,
     RequestMetrics,
@@ -59,8 +60,32 @@ class EngineLike(Protocol):
         """All configured models, whatever their state."""
         ...
 
+    def model(self, name: str) -> ModelCard:
+        """The configured model of that id or alias; ModelNotFoundError if there is none."""
+        ...
+
+    def model_events(self) -> AsyncGenerator[ModelCard]:
+        """Every change of a model's state from now on."""
+        ...
+
+    async def load(self, name: str, keep_alive: float | None = None) -> ModelCard:
+        """Bring a model into memory; ModelNotFoundError, or UnavailableError with the reason."""
+        ...
+
+    def check_unload(self, name: str) -> None:
+        """Raise ModelNotFoundError or ModelPinnedError where `unload` would."""
+        ...
+
+    async def unload(self, name: str) -> ModelCard:
+        """Let a model go and wait until it has; ModelNotFoundError or ModelPinnedError."""
+        ...
+
+    def memory_use(self) -> MemoryUse:
+        """Where memory has gone."""
+        ...
+
     def ready(self) -> bool:
-        """Whether all configured models are resident and the engine is not draining."""
+        """Whether the models loaded at start have come, and the engine is not draining."""
         ...
 
     def alive(self) -> bool:

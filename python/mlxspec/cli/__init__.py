@@ -14,11 +14,15 @@ from mlxspec.cli import (
     key,
     launch,
     listing,
+    load,
+    ps,
     pull,
     rm,
     run,
+    search,
     serve,
     show,
+    stop,
     top,
 )
 from mlxspec.cli.failure import Verbs
@@ -33,7 +37,12 @@ def cli() -> None:
     """
 
 
-for verb in (serve, run, launch, pull, importing, listing, show, rm, key, bench, top, doctor):
+VERBS = (
+    serve, ps, load, stop, search, run, launch, pull, importing, listing, show, rm, key,
+    bench, top, doctor,
+)  # fmt: skip
+
+for verb in VERBS:
     cli.add_command(verb.command)
 
 

@@ -66,6 +66,14 @@ class Client:
         """The server's metrics, as Prometheus text."""
         return b"".join(self._lines("GET", "/metrics")).decode()
 
+    def get(self, path: str) -> Any:
+        """The JSON that a GET answers; raises UnavailableError for a refusal."""
+        return json.loads(b"".join(self._lines("GET", path)))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that a POST of JSON answers; raises UnavailableError for a refusal."""
+        return json.loads(b"".join(self._lines("POST", path, json.dumps(body))))
+
     def chat(self, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """Chunks of a streamed chat; closing the generator ends the request.
 

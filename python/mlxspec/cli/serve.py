@@ -22,6 +22,7 @@ _PLACES: Final = {
     "max_running": "scheduler", "max_waiting": "scheduler",
     "step_tokens": "scheduler", "prefill_chunk": "scheduler", "inter_token_ms": "scheduler",
     "memory_bytes": "kv", "prefix_cache": "kv",
+    "budget_bytes": "memory", "when_full": "memory",
     "enabled": "speculation", "max_draft": "speculation",
     "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
     "synthetic_acceptance": "speculation", "dir": "batches",
@@ -73,6 +74,11 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option(
     "--inter-token-ms", type=click.FloatRange(0, min_open=True),
     help="Most milliseconds of a step that decodes and reads prompts beside.  [default: 500]",
+)  # fmt: skip
+@click.option("--memory", "budget_bytes", type=Size(), help="Memory for all models, KV included.")
+@click.option(
+    "--when-full", type=click.Choice(["evict", "wait", "fail"]),
+    help="What to do when a model is asked for and there is no room.  [default: evict]",
 )  # fmt: skip
 @click.option("--kv-memory", "memory_bytes", type=Size(), help="Memory for KV, such as 4GiB.")
 @click.option(
@@ -178,8 +184,8 @@ def _located(model: ModelConfig, context_length: int | None) -> ModelConfig:
     if model.draft_model is not None:
         draft_model = store.resolve(model.draft_model, download=True)
         check_same_vocabulary(folder, draft_model)
-    return ModelConfig(
-        id=model.id,
+    return msgspec.structs.replace(
+        model,
         source=str(folder),
         context_length=context_length or model.context_length,
         draft_model=None if draft_model is None else str(draft_model),

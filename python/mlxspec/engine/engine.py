@@ -7,25 +7,28 @@ arrives through one file descriptor per event loop, once per step.
 
 import asyncio
 import threading
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing, suppress
+from typing import Final, Literal, NamedTuple
 
+import mlx.core as mx
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from mlxspec import _scheduler
-from mlxspec.config import Config
+from mlxspec.config import Config, MemoryConfig
 from mlxspec.engine.admission import Admission
+from mlxspec.engine.catalog import Catalog, ServedModel, Status
 from mlxspec.engine.deadlines import Deadlines
-from mlxspec.engine.generation import End, Generation
+from mlxspec.engine.generation import LOADING_RETRY_SECONDS, End, Generation
+from mlxspec.engine.memory import plan_memory
+from mlxspec.engine.model_events import ModelEvents
 from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
     GenerationRequest,
+    MemoryUse,
     Message,
     ModelCard,
 )
@@ -37,16 +40,19 @@ from mlxspec.errors import (
     BadRequestError,
     ContextLengthError,
     MlxspecError,
-    ModelNotFoundError,
+    ModelPinnedError,
     QueueFullError,
     UnavailableError,
 )
-from mlxspec.model.store import StoredModel, describe
+from mlxspec.model.backend import backend_facts
+from mlxspec.model.footprint import process_bytes
+from mlxspec.model.store import describe
 from mlxspec.speculative.constrain import Constraint
 
 log = structlog.get_logger()
 
-LOADING_RETRY_SECONDS = 5
+LEAVING: Final = frozenset({"resident", "draining", "evicting"})
+UNLOAD_CHECK_SECONDS = 1.0
 JOIN_SECONDS = 5.0
 """Patience with a step, or a load, that is under way when everything else has ended."""
 
@@ -65,6 +71,11 @@ class Counters(Struct, frozen=True, kw_only=True):
     requests_running: int
     kv_blocks_total: int
     kv_blocks_used: int
+    model_bytes: int
+    models_resident: int
+    model_loads: int
+    model_load_errors: int
+    model_evictions: int
     kv_blocks_cached: int
     cached_tokens: int
     prefix_evictions: int
@@ -90,44 +101,16 @@ class Encoded(NamedTuple):
     prediction: list[int]
 
 
-class ServedModel:
-    """One configured model: what clients see of it, and its tokenizer once read."""
-
-    def __init__(self, model_id: str) -> None:
-        self.id = model_id
-        self.created = int(time.time())
-        self.state: Literal["loading", "resident", "failed"] = "loading"
-        self.context_length: int | None = None
-        self.error: str | None = None
-        self.tokenizer: Tokenizer | None = None
-        self.stored: StoredModel | None = None
-        """What its folder says of it, once read."""
-
-    def card(self) -> ModelCard:
-        """What clients see of it now."""
-        stored, tokenizer = self.stored, self.tokenizer
-        return ModelCard(
-            id=self.id,
-            created=self.created,
-            state="failed" if self.error else self.state,
-            context_length=self.context_length,
-            num_bytes=stored.num_bytes if stored else 0,
-            model_type=stored.model_type if stored else "unknown",
-            dtype=stored.dtype if stored else "unknown",
-            chat_template=tokenizer.chat_template if tokenizer else "",
-            capabilities=tokenizer.capabilities if tokenizer else ("completion",),
-        )
-
-
 class Engine:
     """All models, one engine thread. Make it, `start` it, `submit` requests, `stop` it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._models = [ServedModel(model.id) for model in config.models]
-        self._index = {model.id: at for at, model in enumerate(self._models)}
+        self._catalog = Catalog(config)
+        self._plan = plan_memory(config, backend_facts())
         self._scheduler = _scheduler.Scheduler(
-            num_models=len(self._models),
+            models=self._plan.models,
+            memory=Memory.of(self._plan.budget, config.memory),
             max_waiting=config.scheduler.max_waiting,
             max_running=config.scheduler.max_running,
             speculation=config.speculation.enabled,
@@ -137,9 +120,13 @@ class Engine:
             inter_token_ms=config.scheduler.inter_token_ms,
             prefix_cache=config.kv.prefix_cache,
         )
-        self._runner = Runner(config, self._on_state)
+        self._runner = Runner(config, self._plan, self._scheduler, self._watch)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._generations: dict[int, Generation] = {}
+        self._loads: dict[int, asyncio.Future[End]] = {}
+        self._events = ModelEvents()
+        self._reader = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
         self._admission = Admission(config.limits.max_queued_tokens)
         self._draining = False
         self._quiet = asyncio.Event()
@@ -148,45 +135,150 @@ class Engine:
     async def start(self) -> None:
         """Start the engine thread, which loads the models; returns once tokenizers are read."""
         asyncio.get_running_loop().add_reader(self._scheduler.wake_fd, self._on_wake)
+        self._loop = asyncio.get_running_loop()
+        preloads = [policy.preload for policy in self._plan.models]
+        for model, preload in zip(self._catalog.models, preloads, strict=True):
+            model.awaited = preload
         self._thread.start()
-        for model, config in zip(self._models, self._config.models, strict=True):
-            folder = Path(config.source)
+        for model in self._catalog.models:
+            if model.awaited:
+                await self._read(model)
+        self._reading = asyncio.create_task(self._read_all())
+
+    async def _read_all(self) -> None:
+        for model in self._catalog.models:
+            await self._read(model)
+
+    async def _read(self, model: ServedModel) -> None:
+        """Read what a model's folder says of it, and its tokenizer, once."""
+        async with self._reader:
+            if model.tokenizer is not None or model.tokenizer_error is not None:
+                return
             try:
-                model.stored = await asyncio.to_thread(describe, model.id, folder)
-                model.tokenizer = await asyncio.to_thread(Tokenizer.load, folder)
+                model.stored = await asyncio.to_thread(describe, model.id, model.folder)
+                model.tokenizer = await asyncio.to_thread(Tokenizer.load, model.folder)
             except Exception:
                 log.exception("tokenizer failed to load", model=model.id)
-                model.error = "its tokenizer failed to load, see the server's log"
+                model.tokenizer_error = "its tokenizer failed to load, see the server's log"
+
+    async def _tokenizer(self, model: ServedModel) -> Tokenizer:
+        await self._read(model)
+        if model.tokenizer is None:
+            raise UnavailableError(f"model {model.id!r} is not available: {model.tokenizer_error}")
+        return model.tokenizer
 
     async def stop(self, drain_seconds: float) -> None:
         """Refuse new requests, let running ones end for so long, abort the rest, join."""
         self._draining = True
+        if self._reading is not None:
+            self._reading.cancel()
         self._scheduler.close()
         if self._scheduler.num_in_flight:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), drain_seconds)
         self._scheduler.abort_all()
+        self._runner.close()
         await asyncio.to_thread(self._thread.join, JOIN_SECONDS)
         self._on_wake()
+        for ended in self._loads.values():
+            ended.cancel()
         asyncio.get_running_loop().remove_reader(self._scheduler.wake_fd)
 
     def models(self) -> list[ModelCard]:
-        return [model.card() for model in self._models]
+        """Every served model, in memory or not."""
+        return [model.card(status) for model, status in self._statuses()]
+
+    def _statuses(self) -> list[tuple[ServedModel, Status]]:
+        statuses = [Status(*status) for status in self._scheduler.residency()]
+        return list(zip(self._catalog.models, statuses, strict=True))
+
+    def model(self, name: str) -> ModelCard:
+        """The model of that id or alias; raises ModelNotFoundError."""
+        return self._card(self._catalog.find(name))
+
+    def _card(self, model: ServedModel) -> ModelCard:
+        return model.card(self._statuses()[model.index][1])
+
+    def model_events(self) -> AsyncGenerator[ModelCard]:
+        """Every change of a model's state from now on."""
+        return self._events.listen()
+
+    async def load(self, name: str, keep_alive: float | None = None) -> ModelCard:
+        """Bring a model into memory, or find it there. If the caller gives up, so does the load,
+        unless others wait for it. `keep_alive` as in a request.
+
+        Raises ModelNotFoundError, or UnavailableError with the reason.
+        """
+        model = self._catalog.find(name)
+        try:
+            caller = self._scheduler.load(model.index, keep_alive)
+        except _scheduler.ClosedError as error:
+            raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
+        ended = self._loads[caller] = asyncio.get_running_loop().create_future()
+        try:
+            end = await ended
+        finally:
+            del self._loads[caller]
+            self._scheduler.abort(caller)
+        if end.reason != "loaded":
+            text = end.message or "the server is shutting down: try again later"
+            raise UnavailableError(text, retry_after=LOADING_RETRY_SECONDS)
+        return self.model(name)
+
+    def memory_use(self) -> MemoryUse:
+        """Where memory has gone, by the scheduler's books, by MLX's and by the kernel's."""
+        return MemoryUse(
+            budget=self._plan.budget,
+            held=self._scheduler.counters()["model_bytes"],
+            active=mx.get_active_memory(),
+            cache=mx.get_cache_memory(),
+            peak=mx.get_peak_memory(),
+            process=process_bytes(),
+            free=backend_facts().free_memory_bytes,
+        )
+
+    def check_unload(self, name: str) -> None:
+        """Raise ModelNotFoundError or ModelPinnedError where `unload` would."""
+        model = self._catalog.find(name)
+        if model.config.pinned:
+            raise ModelPinnedError(
+                f"model {model.id!r} is pinned: remove 'pinned' from its configuration"
+            )
+
+    async def unload(self, name: str) -> ModelCard:
+        """Let a model go, and wait until the requests that run in it have ended and it has left.
+
+        Raises ModelNotFoundError or ModelPinnedError.
+        """
+        self.check_unload(name)
+        model = self._catalog.find(name)
+        async with aclosing(self._events.listen()) as changes:
+            waiting = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0)  # it listens from here on
+            self._scheduler.unload(model.index)
+            try:
+                while self.model(name).state in LEAVING:
+                    await asyncio.wait({waiting}, timeout=UNLOAD_CHECK_SECONDS)
+                    if waiting.done():
+                        waiting = asyncio.ensure_future(anext(changes))
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+        return self.model(name)
 
     def ready(self) -> bool:
-        """All models are in memory and nobody asked to stop."""
-        resident = all(card.state == "resident" for card in self.models())
-        return resident and self.alive() and not self.stuck() and not self._draining
+        """All models that are loaded at start have come, and nobody asked to stop."""
+        awaited = any(model.awaited for model in self._catalog.models)
+        return not awaited and self.alive() and not self.stuck() and not self._draining
 
     def alive(self) -> bool:
         """The engine thread runs and its device computes."""
         return self._thread.is_alive() and not self._runner.device_lost
 
     def stuck(self) -> bool:
-        """The engine thread has shown no sign of life for too long; a load may take its time."""
+        """The engine thread has shown no sign of life for too long. Loads go on elsewhere."""
         limit = self._config.limits.hang_seconds
-        loading = any(model.state == "loading" for model in self._models)
-        return bool(limit) and not loading and self._scheduler.heartbeat_age > limit
+        return bool(limit) and self._scheduler.heartbeat_age > limit
 
     def counters(self) -> Counters:
         counts = self._scheduler.counters()
@@ -197,7 +289,7 @@ class Engine:
         synthetic = self._config.speculation.synthetic_acceptance
         return [
             SpeculationReport.of(model.id, synthetic, self._scheduler.speculation(index))
-            for index, model in enumerate(self._models)
+            for index, model in enumerate(self._catalog.models)
         ]
 
     async def submit(self, request: GenerationRequest) -> Generation:
@@ -211,8 +303,8 @@ class Engine:
         Raises ModelNotFoundError, ContextLengthError, BadRequestError, QueueFullError or
         UnavailableError; nothing is kept of a refused request.
         """
-        index = self._find(request.model)
-        tokenizer = self._tokenizer(index)
+        model = self._catalog.find(request.model)
+        tokenizer = await self._tokenizer(model)
         encoded = await asyncio.to_thread(_encode, tokenizer, request)
         request = tokenizer.constrained(request, encoded.prompt)
         constraint = None
@@ -222,9 +314,13 @@ class Engine:
         with ExitStack() as unless_all_run:
             for copy in seeded_copies(request, copies):
                 own = None if constraint is None else constraint.copy()
-                generation = self._submit(copy, index, tokenizer, encoded, own)
+                generation = self._submit(copy, model.index, tokenizer, encoded, own)
                 unless_all_run.callback(generation.close)
                 generations.append(generation)
+            if model.state != "resident":
+                # Until they run they may still be refused, which clients should see as a status.
+                for generation in generations:
+                    await generation.begun()
             unless_all_run.pop_all()
         return generations
 
@@ -240,34 +336,18 @@ class Engine:
 
         `special` puts in front of a text what the model expects there.
         """
-        encode = self._tokenizer(self._find(model)).encode
-        return await asyncio.to_thread(encode, prompt, chat, special=special)
+        tokenizer = await self._tokenizer(self._catalog.find(model))
+        return await asyncio.to_thread(tokenizer.encode, prompt, chat, special=special)
 
     async def detokenize(self, model: str, tokens: Sequence[list[int]]) -> list[str]:
         """The text of each run of ids, special tokens spelled out; BadRequestError for no token."""
-        decode = self._tokenizer(self._find(model)).decode
-        return await asyncio.to_thread(lambda: [decode(run) for run in tokens])
+        tokenizer = await self._tokenizer(self._catalog.find(model))
+        return await asyncio.to_thread(lambda: [tokenizer.decode(run) for run in tokens])
 
     async def render(self, model: str, messages: list[Message], chat: ChatOptions) -> str:
         """The prompt that the model's chat template makes of a conversation."""
-        return await asyncio.to_thread(self._tokenizer(self._find(model)).render, messages, chat)
-
-    def _find(self, model: str) -> int:
-        index = self._index.get(model)
-        if index is None:
-            served = ", ".join(self._index) or "none"
-            raise ModelNotFoundError(
-                f"model {model!r} is not served here: use one of {served}", param="model"
-            )
-        return index
-
-    def _tokenizer(self, index: int) -> Tokenizer:
-        model = self._models[index]
-        if model.error is not None:
-            raise UnavailableError(f"model {model.id!r} is not available: {model.error}")
-        if model.tokenizer is None:
-            raise self._still_loading(model)
-        return model.tokenizer
+        tokenizer = await self._tokenizer(self._catalog.find(model))
+        return await asyncio.to_thread(tokenizer.render, messages, chat)
 
     def _submit(
         self,
@@ -281,8 +361,6 @@ class Engine:
         stops = stop_tokens(request, tokenizer)
         sampling = token_sampling(request, tokenizer, stops)
         constraints = self._runner.constraints(index)
-        if constraints is None:
-            raise self._still_loading(self._models[index])
         key = 0 if constraint is None else constraints.add(constraint)
         try:
             sampling = replace(sampling, constraint=key)
@@ -327,6 +405,7 @@ class Engine:
                 priority=request.priority,
                 prediction=encoded.prediction,
                 cache_salt=request.cache_salt,
+                keep_alive=request.keep_alive,
             )
         except _scheduler.PromptTooLongError as error:
             raise ContextLengthError(str(error), param=_prompt_param(request)) from None
@@ -338,16 +417,8 @@ class Engine:
             raise QueueFullError(str(error), retry_after=self._admission.retry_after()) from None
         except _scheduler.ClosedError as error:
             raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
-        except _scheduler.NotResidentError:
-            raise self._still_loading(self._models[index]) from None
         except ValueError as error:
             raise BadRequestError(str(error)) from None
-
-    def _still_loading(self, model: ServedModel) -> UnavailableError:
-        return UnavailableError(
-            f"model {model.id!r} is still loading: try again in a few seconds",
-            retry_after=LOADING_RETRY_SECONDS,
-        )
 
     def _run(self) -> None:
         try:
@@ -359,6 +430,8 @@ class Engine:
         """Hand the news of one or more steps to their generations. Event loop only."""
         for request_id, tokens, logprobs, end in self._scheduler.drain():
             self._admission.left(request_id)
+            if (ended := self._loads.get(request_id)) and end is not None and not ended.done():
+                ended.set_result(End(*end))
             generation = self._generations.get(request_id)
             if generation is None:
                 continue
@@ -366,17 +439,51 @@ class Engine:
                 del self._generations[request_id]
                 self._admission.ended()
             generation.deliver(tokens, logprobs, None if end is None else End(*end))
+        self._note_residency()
         if self._draining and self._scheduler.num_in_flight == 0:
             self._quiet.set()
 
-    def _on_state(
-        self, index: int, state: Any, context_length: int | None, error: str | None
-    ) -> None:
-        """Where a model stands; called on the engine thread, single assignments only."""
-        model = self._models[index]
-        model.context_length = context_length
-        model.error = model.error or error
-        model.state = state
+    def _note_residency(self) -> None:
+        """Take over where models stand, and tell those who listen."""
+        for model, status in self._statuses():
+            if model.state != status.state:
+                model.state, model.progress = status.state, None
+                model.awaited &= model.state != "resident"
+                model.load_error = self._runner.load_error(model.index)
+                model.context_length = self._runner.context_length(model.index)
+                self._events.publish(model.card(status))
+
+    def _watch(self, index: int, done: int, total: int) -> None:
+        """How a load gets on; called on the loader thread."""
+        with suppress(RuntimeError):  # the loop has ended, and nobody listens
+            self._loop.call_soon_threadsafe(self._note_progress, index, done, total)
+
+    def _note_progress(self, index: int, done: int, total: int) -> None:
+        model = self._catalog.models[index]
+        model.progress = done / total if total else None
+        if model.state == "loading":
+            self._events.publish(self._card(model))
+
+
+class Memory(Struct, frozen=True, kw_only=True):
+    """How models share memory, as the scheduler takes it."""
+
+    budget: int
+    when_full: Literal["evict", "wait", "fail"]
+    wait_seconds: float
+    patience_seconds: float
+    min_resident_seconds: float
+
+    @classmethod
+    def of(cls, budget: int, config: MemoryConfig) -> "Memory":
+        """The configured policy with the planned budget."""
+        return cls(
+            budget=budget,
+            when_full=config.when_full,
+            wait_seconds=config.wait_seconds,
+            patience_seconds=config.patience_seconds,
+            min_resident_seconds=config.min_resident_seconds,
+        )
 
 
 def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> Encoded:

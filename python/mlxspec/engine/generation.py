@@ -17,13 +17,25 @@ from mlxspec.engine.request import (
     SpeculationMetrics,
     Usage,
 )
-from mlxspec.errors import BadRequestError, EngineError, MlxspecError, QueueTimeoutError
+from mlxspec.errors import (
+    BadRequestError,
+    ContextLengthError,
+    EngineError,
+    MlxspecError,
+    QueueTimeoutError,
+    UnavailableError,
+)
+
+Refused = Literal["loaded", "expired", "context_length", "too_large", "unavailable"]
+"""Ends of a request that never ran."""
+
+LOADING_RETRY_SECONDS = 5
 
 
 class End(NamedTuple):
     """How a request ended, as the scheduler tells it."""
 
-    reason: FinishReason | Literal["expired"]
+    reason: FinishReason | Refused
     message: str
     queued_seconds: float
     preemptions: int
@@ -94,6 +106,41 @@ class Generation:
             self.close()
             self._news.set()
 
+    async def begun(self) -> None:
+        """Wait until the request has its first token or its end; raises if it was refused."""
+        try:
+            while self._end is None and self._failure is None and not self._tokens:
+                self._news.clear()
+                await self._news.wait()
+        except BaseException:
+            self.close()
+            raise
+        if self._failure is not None:
+            raise self._failure
+        if self._end is not None:
+            self._finish_reason(self._end)
+
+    def _finish_reason(self, end: End) -> FinishReason:
+        """Why the request ended, if it ran; else the error that tells its client why it did not."""
+        match end.reason:
+            case "stop" | "length" | "abort":
+                return end.reason
+            case "expired":
+                raise QueueTimeoutError(
+                    f"the request waited {self.age_seconds:.0f} s in the queue: try again later"
+                )
+            case "context_length":
+                raise ContextLengthError(end.message, param="prompt")
+            case "too_large":
+                raise BadRequestError(end.message, param="max_tokens")
+            case "unavailable":
+                raise UnavailableError(end.message, retry_after=LOADING_RETRY_SECONDS)
+            case _:
+                raise EngineError(
+                    "the request could not be finished: send it again; the server's log has the "
+                    "cause"
+                )
+
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Deltas until the one with a finish reason; raises EngineError if the step failed."""
         while True:
@@ -127,15 +174,7 @@ class Generation:
             return None
         if self._gave_up:
             raise BadRequestError(f"the grammar was given up, {self._gave_up}: send a simpler one")
-        if self._end.reason == "error":
-            raise EngineError(
-                "the request could not be finished: send it again; the server's log has the cause"
-            )
-        if self._end.reason == "expired":
-            raise QueueTimeoutError(
-                f"the request waited {self.age_seconds:.0f} s in the queue: try again later"
-            )
-        return self._finished(self._end.reason)
+        return self._finished(self._finish_reason(self._end))
 
     def _finished(self, reason: FinishReason) -> FinishReason:
         self._output.finish()

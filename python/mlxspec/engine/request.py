@@ -101,6 +101,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Levels behind others, or ahead of them if negative; each is worth 10 s of waiting."""
     max_draft: int | None = None
     """Most tokens drafted at once, within the server's own limit; at least 1."""
+    keep_alive: float | None = None
+    """Seconds that the model stays in memory when idle, from now on; negative: for ever."""
 
 
 class ToolCall(Struct, frozen=True, kw_only=True):
@@ -191,18 +193,53 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
 
 
 Capability = Literal["completion", "tools", "thinking", "insert"]
+ModelState = Literal["absent", "reserving", "loading", "resident", "draining", "evicting", "failed"]
+
+
+class MemoryUse(Struct, frozen=True, kw_only=True):
+    """Where memory has gone, in bytes.
+
+    budget: for all models. held: by models, KV memory and reservations included. active, cache and
+    peak: MLX's own figures. process: what the kernel counts; None where it does not tell. free:
+    what could be taken now.
+    """
+
+    budget: int
+    held: int
+    active: int
+    cache: int
+    peak: int
+    process: int | None
+    free: int
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
-    """A served model as clients see it."""
+    """A served model as clients see it.
+
+    num_bytes: of its weights on disk. memory_bytes: memory that it holds, or would.
+    expires_in: seconds until it leaves by itself. progress: the part of its weights that is in
+    memory, while it is loaded. awaited: it is loaded at start, and not there yet. error: why it
+    could not be loaded the last time.
+    """
 
     id: str
     created: int
-    state: Literal["loading", "resident", "failed"]
+    state: ModelState
     context_length: int | None
     num_bytes: int = 0
-    """Of its weights on disk."""
     model_type: str = "unknown"
     dtype: str = "unknown"
     chat_template: str = ""
     capabilities: tuple[Capability, ...] = ("completion",)
+    error: str | None = None
+    awaited: bool = False
+    memory_bytes: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    expires_in: float | None = None
+    progress: float | None = None
+    pinned: bool = False
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    description: str = ""
+    folder: str = ""

@@ -1,23 +1,28 @@
 """The engine thread's hands: loads models and runs steps when the scheduler says so."""
 
+import gc
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
 import structlog
-from msgspec import Struct
 
 from mlxspec._scheduler import BLOCK_TOKENS, Scheduler
-from mlxspec.config import Config, ModelConfig
-from mlxspec.errors import MlxspecError
-from mlxspec.model.backend import BackendFacts, backend_facts
+from mlxspec.config import Config
+from mlxspec.engine.loader import Load, Loader
+from mlxspec.engine.memory import MemoryPlan, model_folders
+from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape, ModelFacts
+from mlxspec.errors import LoadCancelledError, MlxspecError
+from mlxspec.model.backend import backend_facts
 from mlxspec.model.device_probe import device_works
 from mlxspec.model.fingerprint import fingerprint
-from mlxspec.model.forward import Network
+from mlxspec.model.folder_check import check_folder
+from mlxspec.model.forward import CompiledForward, Network
 from mlxspec.model.kv import KVStore
-from mlxspec.model.load import LoadedModel, load
+from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
 from mlxspec.speculative.calibrate import StepCosts, measure
 from mlxspec.speculative.constrain import Constraints
 from mlxspec.speculative.draft_model import DraftModel
@@ -28,101 +33,144 @@ from mlxspec.speculative.synthetic import force_acceptance
 log = structlog.get_logger()
 
 
-class DeviceShape(NamedTuple):
-    """How steps are laid out on a device (docs/steps.md)."""
+class Measured(NamedTuple):
+    """What steps of one network cost, and whether they ran traced."""
 
-    padded: bool
-    slab_slots: int
-    step_tokens: int
-    prefill_chunk: int
-    view_step: int
+    costs: StepCosts
+    compiled: bool
 
 
-DEVICE_SHAPES = {
-    # Every token costs: no padding, attention over just the positions in use.
-    "cpu": DeviceShape(False, 16, 256, 96, 32),
-    # Launches cost more than tokens, and new shapes most: few shapes, padded to whole rows.
-    "cuda": DeviceShape(True, 32, 2048, 256, 1 << 20),
-    "metal": DeviceShape(True, 16, 1024, 128, 1 << 20),
-}
+class LoadListener(Protocol):
+    """Who hears how a load ended: the scheduler. Any thread."""
 
-
-class ModelFacts(Struct, frozen=True, kw_only=True):
-    """What the scheduler needs to know of a loaded model: `ModelShape` in Rust."""
-
-    max_context: int
-    total_blocks: int
-    slab_slots: int
-    step_tokens: int
-    prefill_chunk: int
-    view_step: int
-    padded: bool
-    step_cost: list[tuple[int, float]]
-    rect_cost: float
-    fingerprint: str
-    draft_model: StepCosts | None = None
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
+    def loaded(self, model: int, facts: Any, num_bytes: int) -> None: ...
+    def load_resized(self, model: int, num_bytes: int) -> None: ...
+    def load_failed(self, model: int, message: str) -> None: ...
+    def load_cancelled(self, model: int) -> None: ...
 
 
 class Runner:
-    """Called by the scheduler on the engine thread, and by nobody else.
+    """Called by the scheduler on the engine thread. Loads go on in a thread of their own.
 
-    on_state(index, state, context_length, error) tells where a model stands, from this thread.
+    watch(model, done, total) tells how a load gets on, in bytes, from that thread.
     """
 
     def __init__(
-        self, config: Config, on_state: Callable[[int, str, int | None, str | None], None]
+        self,
+        config: Config,
+        plan: MemoryPlan,
+        listener: LoadListener,
+        watch: Callable[[int, int, int], None] = lambda *_: None,
     ) -> None:
         self._config = config
-        self._on_state = on_state
+        self._plan = plan
+        self._listener = listener
+        self._watch = watch
         self.device_lost = False
         """Set for good when a step has failed and the device computes nothing any more."""
         self._targets: dict[int, Target] = {}
+        self._constraints = [Constraints() for _ in config.models]
+        self._measured: dict[tuple[int, int], Measured] = {}
+        self._context_lengths: dict[int, int] = {}
+        self._errors: dict[int, str] = {}
+        self._loader = Loader(self._bring_in)
 
-    def load(self, model: int) -> ModelFacts:
-        """Bring a model into memory and measure it; raises what stood in the way."""
-        name = self._config.models[model].id
-        self._on_state(model, "loading", None, None)
+    def load(self, model: int, num_bytes: int) -> None:
+        """Begin to bring a model into memory; `num_bytes` are reserved for it, KV included."""
+        self._loader.begin(model, num_bytes)
+
+    def cancel_load(self, model: int) -> None:
+        """Break a load off, if it has not ended."""
+        self._loader.cancel(model)
+
+    def evict(self, model: int) -> None:
+        """Free all memory of a model."""
+        del self._targets[model]
+        free_memory()
+        log.info("model evicted", model=self._name(model), active_bytes=mx.get_active_memory())
+
+    def close(self) -> None:
+        """Break off loads; for the end of the process, any thread."""
+        self._loader.close()
+
+    def _name(self, model: int) -> str:
+        return self._config.models[model].id
+
+    def _bring_in(self, load: Load) -> None:
+        """Load, and tell how it ended. Loader thread."""
         try:
-            facts = self._load(model)
+            facts, num_bytes = self._load(load)
+        except LoadCancelledError:
+            free_memory()
+            self._listener.load_cancelled(load.model)
+        except _NeedsMoreError as error:
+            free_memory()
+            self._listener.load_resized(load.model, error.num_bytes)
         except Exception as error:
+            log.exception("model failed to load", model=self._name(load.model))
             shown = error.message if isinstance(error, MlxspecError) else "see the server's log"
-            log.exception("model failed to load", model=name)
-            self._on_state(model, "failed", None, shown)
-            raise
-        self._on_state(model, "resident", facts.max_context, None)
+            del error
+            free_memory()
+            self._errors[load.model] = shown
+            self._listener.load_failed(load.model, shown)
+        else:
+            self._errors.pop(load.model, None)
+            self._listener.loaded(load.model, facts, num_bytes)
+
+    def _load(self, load: Load) -> tuple[ModelFacts, int]:
+        load.check()
+        started = time.perf_counter()
+        target_opened, *drafts_opened = opened = self._open(load.model)
+        num_bytes = self._plan.models[load.model].kv_bytes + sum(it.num_bytes for it in opened)
+        if num_bytes > load.num_bytes:
+            raise _NeedsMoreError(num_bytes)
+        loaded = self._adopt(load, target_opened)
+        drafter = _draft_model(loaded, [self._adopt(load, it) for it in drafts_opened])
+        store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
+        constraints = self._constraints[load.model]
+        target = Target(Network(loaded.model, loaded.windows), store, drafter, constraints)
+        facts = self._facts(load.model, target, loaded.context_length)
+        self._targets[load.model] = target
+        self._context_lengths[load.model] = facts.max_context
         log.info(
             "model ready",
-            model=name,
+            model=self._name(load.model),
+            seconds=round(time.perf_counter() - started, 2),
             context=facts.max_context,
             kv_tokens=facts.total_blocks * BLOCK_TOKENS,
             plain_step_ms=round(facts.step_cost[0][1], 2),
-            compiled=self._targets[model].network.compiled is not None,
+            compiled=target.network.compiled is not None,
+            active_bytes=mx.get_active_memory(),
         )
-        return facts
+        return facts, num_bytes
 
-    def _load(self, model: int) -> ModelFacts:
-        wanted = self._config.models[model]
-        device = backend_facts()
-        dtype = mx.float32 if device.kind == "cpu" else None
-        loaded = load(Path(wanted.source), dtype)
-        drafter = self._load_draft_model(wanted, loaded, dtype)
-        store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
-        target = Target(Network(loaded.model, loaded.windows), store, drafter)
-        shape = DEVICE_SHAPES[device.kind]
-        costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
+    def _open(self, model: int) -> list[OpenedModel]:
+        """The target and its draft model, if it has one, with their weights still on disk."""
+        folders = model_folders(self._config, self._config.models[model])
+        for folder in folders:
+            check_folder(folder)
+        dtype = mx.float32 if backend_facts().kind == "cpu" else None
+        return [open_model(folder, dtype) for folder in folders]
+
+    def _adopt(self, load: Load, opened: OpenedModel) -> LoadedModel:
+        def progress(_doing: str, done: int, total: int) -> None:
+            self._watch(load.model, done, total)
+            load.check()
+
+        return adopt(opened.model, opened.context_length, progress)
+
+    def _facts(self, model: int, target: Target, context_length: int) -> ModelFacts:
+        wanted, scheduler = self._config.models[model], self._config.scheduler
+        shape = DEVICE_SHAPES[backend_facts().kind]
+        costs = self._measure((model, 0), target, shape)
         draft_costs = None
-        if drafter is not None:
-            alone = Target(drafter.network, store)
-            draft_costs = measure(alone, padded=shape.padded, slots=8, max_tokens=64)
-        mx.clear_cache()
-        self._targets[model] = target
-        scheduler = self._config.scheduler
+        if isinstance(target.drafter, DraftModel):
+            alone = Target(target.drafter.network, target.store)
+            draft_costs = self._measure((model, 1), alone, shape)
+        kv_bytes = self._plan.models[model].kv_bytes
         return ModelFacts(
-            max_context=min(wanted.context_length or loaded.context_length, loaded.context_length),
-            total_blocks=self._kv_bytes() // (target.store.bytes_per_token * BLOCK_TOKENS),
+            max_context=min(wanted.context_length or context_length, context_length),
+            total_blocks=kv_bytes // (target.store.bytes_per_token * BLOCK_TOKENS),
             slab_slots=min(shape.slab_slots, scheduler.max_running),
             step_tokens=scheduler.step_tokens or shape.step_tokens,
             prefill_chunk=scheduler.prefill_chunk or shape.prefill_chunk,
@@ -134,29 +182,33 @@ class Runner:
             draft_model=draft_costs,
         )
 
-    def _load_draft_model(
-        self, wanted: ModelConfig, target: LoadedModel, dtype: mx.Dtype | None
-    ) -> DraftModel | None:
-        """The model's draft model, its layers behind the target's."""
-        if wanted.draft_model is None or not self._config.speculation.enabled:
-            return None
-        loaded = load(Path(wanted.draft_model), dtype)
-        network = Network(loaded.model, loaded.windows, first_layer=len(target.layers))
-        return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
+    def _measure(self, key: tuple[int, int], target: Target, shape: DeviceShape) -> StepCosts:
+        """What steps cost: measured by a network's first load, remembered for the next ones."""
+        network = target.network
+        if key not in self._measured:
+            costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
+            self._measured[key] = Measured(costs, network.compiled is not None)
+            mx.clear_cache()
+        elif self._measured[key].compiled:
+            network.compiled = CompiledForward(network, padded=shape.padded)
+        return self._measured[key].costs
 
-    def _kv_bytes(self) -> int:
-        """KV memory of one model: its share of the budget, or of half of what is free now."""
-        budget = self._config.kv.memory_bytes or default_kv_bytes(backend_facts())
-        return budget // len(self._config.models)
+    def constraints(self, model: int) -> Constraints:
+        """The grammars of a model's requests. Any thread."""
+        return self._constraints[model]
 
-    def constraints(self, model: int) -> Constraints | None:
-        """The grammars of a model's requests; None until it is loaded. Any thread."""
-        target = self._targets.get(model)
-        return None if target is None else target.constraints
+    def context_length(self, model: int) -> int | None:
+        """Longest context of a model that was loaded once; any thread."""
+        return self._context_lengths.get(model)
+
+    def load_error(self, model: int) -> str | None:
+        """Why the model's last load failed, if it did; any thread."""
+        return self._errors.get(model)
 
     def num_slabs(self, model: int) -> int:
-        """KV slabs that exist for a loaded model: while it is idle, those of cached rows."""
-        return len(self._targets[model].store.slabs)
+        """KV slabs that exist for a model: while it is idle, those of cached rows."""
+        target = self._targets.get(model)
+        return 0 if target is None else len(target.store.slabs)
 
     def serve(self, scheduler: Scheduler) -> None:
         """The engine thread's life: run until the scheduler is closed and idle.
@@ -187,6 +239,24 @@ class Runner:
         return told if rate is None else force_acceptance(told, plan, rate)
 
 
-def default_kv_bytes(device: BackendFacts) -> int:
-    """Half of the memory that is free once the weights are in: room for activations stays."""
-    return max(64 << 20, device.free_memory_bytes // 2)
+def _draft_model(target: LoadedModel, drafts: list[LoadedModel]) -> DraftModel | None:
+    """The target's draft model, its layers behind the target's."""
+    if not drafts:
+        return None
+    [loaded] = drafts
+    network = Network(loaded.model, loaded.windows, first_layer=len(target.layers))
+    return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
+
+
+class _NeedsMoreError(Exception):
+    """The weights take more than was reserved; nothing has been read."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(num_bytes)
+        self.num_bytes = num_bytes
+
+
+def free_memory() -> None:
+    """Give back what nobody refers to any more, also in cycles, and MLX's cache of it."""
+    gc.collect()
+    mx.clear_cache()

@@ -33,7 +33,7 @@ def check_folder(folder: Path) -> None:
     if (folder / "tokenizer_config.json").is_file():
         _refuse_code(read_json(folder / "tokenizer_config.json"), "tokenizer_config.json")
     _check_architecture(config)
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         _check_weights(file)
 
 
@@ -98,7 +98,7 @@ def _other_names(source: Path) -> set[str]:
     return set()
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, all of those its index names."""
     files = sorted(folder.glob("model*.safetensors"))
     index = folder / "model.safetensors.index.json"

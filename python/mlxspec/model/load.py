@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import load_model
 
@@ -12,6 +13,18 @@ from mlxspec.errors import ModelImportError
 from mlxspec.model.attention import route_attention, select_before_head
 from mlxspec.model.cpu_math import route_swiglu
 from mlxspec.model.kv import LayerShape
+from mlxspec.model.progress import Progress, silent
+
+PORTION_BYTES = 64 << 20
+"""Weights are read in portions of about this size; between two, a load can be broken off."""
+
+
+class OpenedModel(NamedTuple):
+    """A model whose weights are still on disk, and the bytes that they will take."""
+
+    model: Module
+    context_length: int
+    num_bytes: int
 
 
 class LoadedModel(NamedTuple):
@@ -26,10 +39,16 @@ class LoadedModel(NamedTuple):
 
 
 def load(folder: Path, dtype: mx.Dtype | None) -> LoadedModel:
-    """Load an mlx-lm model folder; weights are cast to `dtype` unless quantised (None: as stored).
+    """Load an mlx-lm model folder at once. See `open_model` for arguments and errors."""
+    opened = open_model(folder, dtype)
+    return adopt(opened.model, opened.context_length)
 
-    Raises ModelImportError when mlx-lm does not know the model, or it keeps a state that cannot be
-    addressed by position (recurrent layers).
+
+def open_model(folder: Path, dtype: mx.Dtype | None) -> OpenedModel:
+    """Describe an mlx-lm model folder as a model; its weights are read by `adopt`.
+
+    Weights are cast to `dtype` unless quantised (None: as stored). Raises ModelImportError when
+    mlx-lm does not know the model. For the thread that also calls `adopt`.
     """
     try:
         model, config = load_model(folder, lazy=True)
@@ -37,18 +56,43 @@ def load(folder: Path, dtype: mx.Dtype | None) -> LoadedModel:
         raise ModelImportError(f"{folder.name}: {error}") from None
     if dtype is not None and "quantization" not in config:
         model.set_dtype(dtype)
-    return adopt(model, _context_length(config))
+    num_bytes = sum(array.nbytes for array in _weights(model))
+    return OpenedModel(model, _context_length(config), num_bytes)
 
 
-def adopt(model: Module, context_length: int) -> LoadedModel:
-    """Make an mlx-lm model run in our KV rows; evaluates its weights. See `load` for errors."""
-    mx.eval(model.parameters())
+def adopt(model: Module, context_length: int, progress: Progress = silent) -> LoadedModel:
+    """Read an mlx-lm model's weights and make it run in our KV rows.
+
+    Any thread: the arrays are evaluated, so that another may use them. `progress` may raise to
+    break off. Raises ModelImportError when the model keeps a state that cannot be addressed by
+    position (recurrent layers).
+    """
+    _read(model, progress)
     windows = [_window(cache) for cache in make_prompt_cache(model)]
     layers, vocab = _layer_shapes(model)
     route_attention(model)
     route_swiglu(model)
     select_before_head(model)
     return LoadedModel(model, layers, windows, context_length, vocab)
+
+
+def _weights(model: Module) -> list[mx.array]:
+    flat: Any = tree_flatten(model.parameters())
+    return [array for _, array in flat]
+
+
+def _read(model: Module, progress: Progress) -> None:
+    arrays = _weights(model)
+    done, total = 0, sum(array.nbytes for array in arrays)
+    portion: list[mx.array] = []
+    for array in arrays:
+        portion.append(array)
+        if sum(it.nbytes for it in portion) >= PORTION_BYTES or array is arrays[-1]:
+            progress("weights", done, total)
+            mx.eval(portion)
+            done += sum(it.nbytes for it in portion)
+            portion = []
+    progress("weights", done, total)
 
 
 def _window(cache: Any) -> int | None:

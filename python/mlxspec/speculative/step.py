@@ -29,11 +29,17 @@ class Target:
     constraints: the grammars of its running requests, by the keys in plans.
     """
 
-    def __init__(self, network: Network, store: KVStore, drafter: Drafter | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        store: KVStore,
+        drafter: Drafter | None = None,
+        constraints: Constraints | None = None,
+    ) -> None:
         self.network = network
         self.store = store
         self.drafter = drafter
-        self.constraints = Constraints()
+        self.constraints = Constraints() if constraints is None else constraints
 
 
 def run_step(target: Target, plan: StepPlan) -> mx.array | None:

@@ -10,21 +10,44 @@
 //!   tokens   a b c d               c1 c2 c3              p q r s t
 //! ```
 
+use crate::config::ModelShape;
 use crate::draft::{Draft, Drafter};
 use crate::draft_plan::DraftPlan;
 use crate::edits::{Change, Edit};
 use crate::ids::{ModelId, RequestId, SlabId};
+use crate::residency::Order;
 use crate::rows::KvOp;
 
 /// What the engine loop does next.
 #[derive(Debug)]
 pub enum Action {
-    /// Load this model.
-    Load(ModelId),
+    /// Bring a model into memory, or out of it.
+    Residency(Order),
     /// Run this step and commit its outcome.
     Step(Box<StepPlan>),
     /// Nothing to do until a command arrives.
     Idle,
+}
+
+/// How a load ended.
+#[derive(Debug, Clone)]
+pub enum LoadEnd {
+    /// The model is in memory.
+    Loaded {
+        /// What it and its device look like.
+        shape: ModelShape,
+        /// Bytes it holds, KV memory included: no more than were reserved.
+        num_bytes: u64,
+    },
+    /// Nothing was loaded: the model needs more than was reserved.
+    Resized {
+        /// That many bytes.
+        num_bytes: u64,
+    },
+    /// It could not be loaded, and nothing of it is left; the text says why.
+    Failed(String),
+    /// It was broken off, and nothing of it is left.
+    Cancelled,
 }
 
 /// Neighbouring rows of one slab with equally many new tokens each.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::error::SubmitError;
+
 /// KV positions per block.
 pub const BLOCK_TOKENS: u32 = 16;
 
@@ -30,6 +32,67 @@ pub struct SchedulerConfig {
     pub inter_token_ms: f32,
     /// Whether the KV of requests that ended is kept for those that begin alike.
     pub prefix_cache: bool,
+}
+
+/// How models share memory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MemoryConfig {
+    /// Bytes that all models may hold together.
+    pub budget: u64,
+    /// What happens when a model is asked for and the rest of the budget is too small.
+    pub when_full: WhenFull,
+    /// How long a request waits for memory.
+    pub wait_ns: u64,
+    /// How long the oldest in line waits for others to fall idle before busy models drain for it.
+    pub patience_ns: u64,
+    /// How long a model stays, once loaded, whoever wants its memory.
+    pub min_resident_ns: u64,
+}
+
+impl MemoryConfig {
+    /// Room for any number of models.
+    pub fn unlimited() -> Self {
+        Self {
+            budget: u64::MAX,
+            when_full: WhenFull::Evict,
+            wait_ns: u64::MAX,
+            patience_ns: 0,
+            min_resident_ns: 0,
+        }
+    }
+}
+
+/// What happens when a model is asked for and there is no memory for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// Idle models are evicted, least recently used first; its requests wait for busy ones.
+    Evict,
+    /// Its requests wait until memory is free; nobody is evicted for it.
+    Wait,
+    /// Its requests are refused.
+    Fail,
+}
+
+/// What the user chose for one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ModelPolicy {
+    /// Bytes it needs, as far as is known before it is loaded.
+    pub need: u64,
+    /// Never evicted.
+    pub pinned: bool,
+    /// How long it stays in memory when idle.
+    pub keep_alive: KeepAlive,
+    /// Asked for from the start.
+    pub preload: bool,
+}
+
+/// How long an idle model stays in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeepAlive {
+    /// Until its memory is needed.
+    Forever,
+    /// So many nanoseconds after its last request.
+    For(u64),
 }
 
 /// What a loaded model and its device look like to the scheduler.
@@ -98,6 +161,26 @@ impl ModelShape {
         let padding = self.row_need(0);
         let lengths = (1..=buckets).rev().map(|count| (count * bucket).saturating_sub(padding));
         lengths.map(|tokens| tokens.min(self.max_context)).find(fits).unwrap_or(0)
+    }
+
+    /// Length at which a request ends that has `prompt` tokens and may have `max_len`: no longer
+    /// than the context, and no longer than the pool could ever hold.
+    ///
+    /// # Errors
+    /// When it could never run.
+    pub fn limit(&self, prompt: u32, max_len: u32) -> Result<u32, SubmitError> {
+        let (context, fits) = (self.max_context, self.longest_row());
+        if prompt >= context {
+            let over = (prompt + 1 - context) as usize;
+            return Err(SubmitError::ContextLength { prompt: prompt as usize, context, over });
+        }
+        let unlimited = max_len == u32::MAX;
+        let wanted = if unlimited { fits.max(prompt + 1) } else { max_len.min(context) };
+        if wanted > fits {
+            let needed = self.blocks_for(wanted);
+            return Err(SubmitError::TooLarge { needed, total: self.total_blocks });
+        }
+        Ok(wanted)
     }
 
     /// Blocks in a row of `capacity` tokens.

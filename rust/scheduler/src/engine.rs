@@ -9,30 +9,37 @@ use std::sync::OnceLock;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
-use crate::action::{Action, Sampler, StepOutcome, StepPlan};
+use crate::action::{Action, LoadEnd, Sampler, StepOutcome, StepPlan};
 use crate::archive::Archive;
-use crate::config::{ModelShape, SchedulerConfig};
+use crate::board::Board;
+use crate::config::{KeepAlive, ModelShape, SchedulerConfig};
 use crate::error::SubmitError;
 use crate::ids::{ModelId, RequestId};
 use crate::inbox::Inbox;
 use crate::model::{Event, Model};
 use crate::outbox::Outbox;
 use crate::request::{Finish, Request, Submission};
+use crate::residency::{Order, Phase, Residency};
 use crate::scheduler::Scheduler;
 use crate::speculation_stats::SpeculationStats;
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
+use crate::waiter::Waiter;
 
 /// An idle engine still shows a sign of life this often.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// What runs models: MLX behind Python in production, a simulation in tests.
 pub trait Runner {
-    /// Bring a model into memory and measure it.
-    ///
-    /// # Errors
-    /// Why it cannot be loaded, for the log and the waiting requests.
-    fn load(&mut self, model: ModelId) -> Result<ModelShape, String>;
+    /// Begin to bring a model into memory, of which `num_bytes` are reserved for it. `None` if it
+    /// goes on elsewhere, so that other models run meanwhile: [`Engine::load_ended`] ends it.
+    fn load(&mut self, model: ModelId, num_bytes: u64) -> Option<LoadEnd>;
+
+    /// Nobody waits for this load any more: break it off if that is still possible.
+    fn cancel_load(&mut self, model: ModelId);
+
+    /// Free a model's memory, all its KV slabs included.
+    fn evict(&mut self, model: ModelId);
 
     /// Run one step.
     ///
@@ -49,6 +56,9 @@ enum Control {
     Abort(RequestId),
     AbortAll,
     Expire(RequestId),
+    Load { model: ModelId, caller: RequestId, keep_alive: Option<KeepAlive>, now_ns: u64 },
+    LoadEnded(ModelId, LoadEnd),
+    Unload(ModelId),
 }
 
 /// The engine's shared face.
@@ -57,6 +67,9 @@ pub struct Engine {
     config: SchedulerConfig,
     inbox: Inbox<Request, Control>,
     outbox: Outbox<Event>,
+    /// How models share memory, before any is loaded.
+    residency: Residency,
+    board: Board,
     shapes: Vec<OnceLock<ModelShape>>,
     stats: Stats,
     /// Of each model.
@@ -68,12 +81,24 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for `num_models` models, none of them loaded, nothing running.
+    /// An engine for `num_models` models, with room for all; it begins by loading them.
+    ///
+    /// # Errors
+    /// As for [`Self::with_residency`].
+    pub fn new(config: SchedulerConfig, num_models: usize) -> std::io::Result<Self> {
+        let residency = Scheduler::new(config.clone(), num_models).residency().clone();
+        Self::with_residency(config, residency)
+    }
+
+    /// An engine whose models come and go as `residency` says.
     ///
     /// # Errors
     /// When the system has no pipe left for waking the event loop.
-    pub fn new(config: SchedulerConfig, num_models: usize) -> std::io::Result<Self> {
+    pub fn with_residency(config: SchedulerConfig, residency: Residency) -> std::io::Result<Self> {
+        let num_models = residency.models.len();
         Ok(Self {
+            board: Board::new(&residency),
+            residency,
             inbox: Inbox::new(config.max_waiting + config.max_running),
             outbox: Outbox::new()?,
             shapes: (0..num_models).map(|_| OnceLock::new()).collect(),
@@ -101,7 +126,12 @@ impl Engine {
         &self.outbox
     }
 
-    /// What is known of a model, once it is loaded.
+    /// Where every model stands, readable at any time.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// What is known of a model, once it was loaded.
     pub fn shape(&self, model: ModelId) -> Option<&ModelShape> {
         self.shapes.get(model.0 as usize)?.get()
     }
@@ -138,37 +168,59 @@ impl Engine {
         error
     }
 
-    /// Length at which the request ends, if it can ever run.
+    /// Length at which the request ends. A model that was never loaded sets its limits later.
     fn check(&self, submission: &Submission) -> Result<u32, SubmitError> {
         if self.inbox.is_closed() {
             return Err(SubmitError::Closed);
         }
         let slot = self.shapes.get(submission.model.0 as usize);
         let slot = slot.ok_or(SubmitError::UnknownModel(submission.model))?;
-        let shape = slot.get().ok_or(SubmitError::NotResident)?;
-        let prompt = submission.prompt.len();
+        let prompt = u32::try_from(submission.prompt.len()).unwrap_or(u32::MAX - 1);
         if prompt == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        if prompt >= shape.max_context as usize {
-            let over = prompt + 1 - shape.max_context as usize;
-            return Err(SubmitError::ContextLength { prompt, context: shape.max_context, over });
-        }
-        let prediction = submission.prediction.len();
-        if prediction > shape.max_context as usize {
-            return Err(SubmitError::PredictionLength { prediction, context: shape.max_context });
-        }
-        let prompt = prompt as u32;
-        let fits = shape.longest_row();
-        let wanted = match submission.max_tokens {
-            Some(max_tokens) => prompt.saturating_add(max_tokens.max(1)).min(shape.max_context),
-            None => fits.max(prompt + 1),
+        let limit = |max_tokens: u32| prompt.saturating_add(max_tokens.max(1));
+        let max_len = submission.max_tokens.map_or(u32::MAX, limit);
+        let Some(shape) = slot.get() else {
+            return Ok(max_len);
         };
-        if wanted > fits {
-            let needed = shape.blocks_for(wanted);
-            return Err(SubmitError::TooLarge { needed, total: shape.total_blocks });
+        let (prediction, context) = (submission.prediction.len(), shape.max_context);
+        if prediction > context as usize {
+            return Err(SubmitError::PredictionLength { prediction, context });
         }
-        Ok(wanted)
+        shape.limit(prompt, max_len)
+    }
+
+    /// Ask for a model, and for it to stay that long when idle. The wait ends in one event, as a
+    /// request does, and can be aborted like one.
+    ///
+    /// # Errors
+    /// As for [`Self::submit`].
+    pub fn load(
+        &self,
+        model: ModelId,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<RequestId, SubmitError> {
+        if self.inbox.is_closed() {
+            return Err(SubmitError::Closed);
+        }
+        if model.0 as usize >= self.shapes.len() {
+            return Err(SubmitError::UnknownModel(model));
+        }
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let caller = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        self.inbox.control(Control::Load { model, caller, keep_alive, now_ns: self.now_ns() });
+        Ok(caller)
+    }
+
+    /// Let a model go once no request runs in it; a pinned one stays.
+    pub fn unload(&self, model: ModelId) {
+        self.inbox.control(Control::Unload(model));
+    }
+
+    /// Tell how a load ended that [`Runner::load`] left under way. Any thread.
+    pub fn load_ended(&self, model: ModelId, end: LoadEnd) {
+        self.inbox.control(Control::LoadEnded(model, end));
     }
 
     /// End a request early. May come at any time, twice, or after the end.
@@ -202,7 +254,7 @@ impl Engine {
     /// # Errors
     /// The panic's message.
     pub fn run(&self, runner: &mut dyn Runner) -> Result<(), String> {
-        let mut scheduler = Scheduler::new(self.config.clone(), self.shapes.len());
+        let mut scheduler = Scheduler::with_residency(self.config.clone(), self.residency.clone());
         // Kept outside: what a turn has ended before it panics must still be heard of.
         let mut events = Vec::new();
         let served =
@@ -229,10 +281,14 @@ impl Engine {
             Stats::set(&self.stats.heartbeat_ns, self.now_ns());
             let closed = self.inbox.is_closed();
             self.take_commands(scheduler, events);
-            match scheduler.next_action(self.now_ns()) {
-                Action::Load(model) => {
-                    self.load(scheduler, runner, model, events);
-                    fill_from(&mut archive, scheduler.model_mut(model));
+            for model in scheduler.take_loaded() {
+                fill_from(&mut archive, scheduler.model_mut(model));
+            }
+            let action = scheduler.next_action(self.now_ns());
+            scheduler.take_news(events);
+            match action {
+                Action::Residency(order) => {
+                    self.obey(scheduler, runner, &mut archive, order, events);
                 }
                 Action::Step(plan) => self.step(scheduler, runner, &plan, events),
                 Action::Idle if closed && scheduler.is_idle() => break,
@@ -241,7 +297,7 @@ impl Engine {
                         Stats::add(&self.stats.integrity_errors, 1);
                     }
                     if archive.is_due(self.now_ns()) {
-                        self.save_to(&mut archive, scheduler);
+                        self.save_to(&mut archive, scheduler.resident());
                     }
                     self.inbox.wait(Some(HEARTBEAT));
                 }
@@ -250,11 +306,11 @@ impl Engine {
             self.publish(events);
         }
         self.publish(events);
-        self.save_to(&mut archive, scheduler);
+        self.save_to(&mut archive, scheduler.resident());
     }
 
-    fn save_to(&self, archive: &mut Archive, scheduler: &Scheduler) {
-        for model in scheduler.resident() {
+    fn save_to<'a>(&self, archive: &mut Archive, models: impl IntoIterator<Item = &'a Model>) {
+        for model in models {
             let saved = model.shared_texts().map(|it| archive.save(&model.shape().fingerprint, it));
             if saved.is_some_and(|it| it.is_err()) {
                 Stats::add(&self.stats.suffix_file_errors, 1);
@@ -276,23 +332,56 @@ impl Engine {
                 }
                 Control::Abort(_) => {}
                 Control::Expire(id) => scheduler.expire(id, events),
+                Control::Load { model, caller, keep_alive, now_ns } => {
+                    let waiter = Waiter::Caller { id: caller, since_ns: now_ns };
+                    scheduler.load(model, waiter, keep_alive, events);
+                }
+                Control::LoadEnded(model, end) => self.end_load(scheduler, model, end, events),
+                Control::Unload(model) => scheduler.unload(model),
             }
         }
     }
 
-    fn load(
+    fn obey(
         &self,
         scheduler: &mut Scheduler,
         runner: &mut dyn Runner,
-        model: ModelId,
+        archive: &mut Archive,
+        order: Order,
         events: &mut Vec<Event>,
     ) {
-        let result = runner.load(model);
-        if let (Ok(shape), Some(slot)) = (&result, self.shapes.get(model.0 as usize)) {
-            // A second load of the same model finds the slot filled with the same facts.
-            let _ = slot.set(shape.clone());
+        match order {
+            Order::Load(model) => {
+                Stats::add(&self.stats.model_loads, 1);
+                let reserved = scheduler.residency().get(model).map_or(0, |it| it.held);
+                if let Some(end) = runner.load(model, reserved) {
+                    self.end_load(scheduler, model, end, events);
+                }
+            }
+            Order::CancelLoad(model) => runner.cancel_load(model),
+            Order::Evict(model) => {
+                Stats::add(&self.stats.model_evictions, 1);
+                self.save_to(archive, scheduler.model(model));
+                runner.evict(model);
+                scheduler.evicted(model);
+            }
         }
-        scheduler.loaded(model, result, events);
+    }
+
+    fn end_load(
+        &self,
+        scheduler: &mut Scheduler,
+        model: ModelId,
+        end: LoadEnd,
+        events: &mut Vec<Event>,
+    ) {
+        match (&end, self.shapes.get(model.0 as usize)) {
+            // A second load of the same model finds the slot filled with the same facts.
+            (LoadEnd::Loaded { shape, .. }, Some(slot)) => drop(slot.set(shape.clone())),
+            (LoadEnd::Failed(_), _) => Stats::add(&self.stats.model_load_errors, 1),
+            _ => {}
+        }
+        scheduler.load_ended(model, end, events);
     }
 
     fn step(
@@ -340,8 +429,16 @@ impl Engine {
         Stats::set(&self.stats.kv_blocks_total, total);
         Stats::set(&self.stats.kv_blocks_used, total - free);
         Stats::set(&self.stats.kv_blocks_cached, cached);
-        Stats::set(&self.stats.prefix_evictions, sum(|model| model.kv.num_evictions()));
-        Stats::set(&self.stats.preemptions, sum(|model| model.num_preemptions));
+        Stats::set(&self.stats.prefix_evictions, scheduler.num_prefix_evictions());
+        Stats::set(&self.stats.preemptions, scheduler.num_preemptions());
+        let residency = scheduler.residency();
+        let there = |phase| matches!(phase, Phase::Resident | Phase::Draining);
+        let resident = residency.models.iter().filter(|it| there(it.phase)).count();
+        Stats::set(&self.stats.model_bytes, residency.held());
+        Stats::set(&self.stats.models_resident, resident as u64);
+        if self.board.publish(residency) && self.outbox.wake().is_err() {
+            Stats::add(&self.stats.wake_errors, 1);
+        }
     }
 
     fn publish(&self, events: &mut Vec<Event>) {
@@ -353,10 +450,12 @@ impl Engine {
             Stats::add(&self.stats.cached_tokens, u64::from(stats.num_cached_tokens));
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
             let counter = match finish {
+                Finish::Loaded => continue,
                 Finish::Stop | Finish::Length => &self.stats.requests_finished,
                 Finish::Aborted => &self.stats.requests_aborted,
                 Finish::Expired => &self.stats.requests_expired,
                 Finish::Failed(_) => &self.stats.requests_failed,
+                Finish::Refused(_) => &self.stats.requests_rejected,
             };
             Stats::add(counter, 1);
         }

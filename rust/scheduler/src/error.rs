@@ -17,9 +17,9 @@ pub enum SubmitError {
     /// No model has this id.
     #[error("no model with index {0}")]
     UnknownModel(ModelId),
-    /// The model has not been loaded.
-    #[error("the model is not loaded yet: try again in a few seconds")]
-    NotResident,
+    /// The model is not in memory and cannot be brought there now.
+    #[error(transparent)]
+    Unavailable(#[from] Refusal),
     /// The prompt is empty.
     #[error("the prompt has no tokens: send at least one")]
     EmptyPrompt,
@@ -51,6 +51,49 @@ pub enum SubmitError {
         /// Blocks in the pool.
         total: u32,
     },
+}
+
+/// Why a model cannot be brought into memory now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No model has this id.
+    #[error("no model with index {0}")]
+    UnknownModel(ModelId),
+    /// Even alone, or beside the pinned models, it exceeds the budget.
+    #[error(
+        "the model needs {need} bytes and models may hold {budget}, pinned ones included: raise --memory"
+    )]
+    NeverFits {
+        /// Bytes it needs.
+        need: u64,
+        /// Bytes for all models.
+        budget: u64,
+    },
+    /// There is no room now, and the policy is not to wait.
+    #[error("the model needs {need} bytes and {free} are free: unload another or try again later")]
+    NoRoom {
+        /// Bytes it needs.
+        need: u64,
+        /// Bytes not held.
+        free: u64,
+    },
+    /// Room did not come in time.
+    #[error("no memory became free for the model within {seconds} s: try again later")]
+    TimedOut {
+        /// How long the request has waited.
+        seconds: u64,
+    },
+    /// Its last load failed.
+    #[error(
+        "the model could not be loaded: try again in {seconds} s; the server's log has the cause"
+    )]
+    BackingOff {
+        /// Seconds until it is tried again.
+        seconds: u64,
+    },
+    /// The load it waited for failed.
+    #[error("the model could not be loaded: {0}")]
+    LoadFailed(String),
 }
 
 /// An invariant that does not hold: the text says which.

@@ -5,10 +5,11 @@
 //! 1. [`engine::Engine`]: `submit` and `abort` from any thread, `run` on the engine's own thread,
 //!    events back through an [`outbox`] that wakes an event loop once per step.
 //! 2. [`scheduler::Scheduler`]: all state, no threads: `next_action`, `commit`, `fail`.
-//! 3. [`model::Model`]: one model's requests: admission, rows, preemption, drafts.
-//! 4. [`kv_memory`]: where a request's KV lies, and what of it is there already: [`rows`] paid for from
+//! 3. [`residency::Residency`]: which models are in memory, which come and which go.
+//! 4. [`model::Model`]: one model's requests: admission, rows, preemption, drafts.
+//! 5. [`kv_memory`]: where a request's KV lies, and what of it is there already: [`rows`] paid for from
 //!    one [`block_pool`], found again by the [`prefix_cache`].
-//! 5. [`batch`], [`prefill_pace`], [`layout`], [`drafting`], [`draft_len`], [`suffix`], [`corpus`]: one
+//! 6. [`batch`], [`prefill_pace`], [`layout`], [`drafting`], [`draft_len`], [`suffix`], [`corpus`]: one
 //!    question each.
 //!
 //! The core is sans-IO: time is passed in, randomness is seeded, and nothing but [`py`] (behind the
@@ -19,6 +20,7 @@ pub mod action;
 pub mod archive;
 pub mod batch;
 pub mod block_pool;
+pub mod board;
 pub mod config;
 pub mod corpus;
 pub mod corpus_file;
@@ -52,3 +54,4 @@ pub mod step_cost;
 pub mod suffix;
 pub mod sync;
 pub mod token_counts;
+pub mod waiter;

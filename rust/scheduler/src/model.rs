@@ -31,6 +31,13 @@ pub struct Event {
     pub end: Option<(Finish, RequestStats)>,
 }
 
+impl Event {
+    /// The last news of a request that brings no tokens.
+    pub fn end(request: RequestId, finish: Finish, stats: RequestStats) -> Self {
+        Self { request, tokens: Vec::new(), logprobs: Vec::new(), end: Some((finish, stats)) }
+    }
+}
+
 /// What a step brought to one request.
 #[derive(Debug, Default)]
 struct Output {

@@ -41,6 +41,14 @@ impl<E> Outbox<E> {
         self.flag.raise(|| self.pipe.write_byte())
     }
 
+    /// Wake the loop although there are no events: something else it reads has changed.
+    ///
+    /// # Errors
+    /// As for [`Self::publish`].
+    pub fn wake(&self) -> io::Result<()> {
+        self.flag.raise(|| self.pipe.write_byte())
+    }
+
     /// Append all events to the vector, oldest first. Call whenever [`Self::wake_fd`] is readable;
     /// a call without need does no harm. Any thread; never blocks.
     ///

@@ -4,19 +4,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::buffer::PyBuffer;
+use pyo3::call::PyCallArgs;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::action::{StepOutcome, StepPlan};
-use crate::config::{DraftModelShape, ModelShape, SchedulerConfig};
+use crate::action::{LoadEnd, StepOutcome, StepPlan};
+use crate::board::ModelStatus;
+use crate::config::{
+    DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, ModelShape, SchedulerConfig, WhenFull,
+};
 use crate::draft::Drafter;
 use crate::engine::{Engine, Runner};
 use crate::error::SubmitError;
 use crate::ids::{ModelId, RequestId};
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Submission};
+use crate::residency::{Phase, Residency};
 use crate::sampling::{Penalties, Sampling, Xtc};
 use crate::speculation_stats::{DraftStats, SpeculationStats};
 use crate::sync::Ordering;
@@ -28,7 +33,6 @@ create_exception!(
     PyRuntimeError,
     "The scheduler is draining or has stopped."
 );
-create_exception!(_scheduler, NotResidentError, PyRuntimeError, "The model is not loaded yet.");
 create_exception!(
     _scheduler,
     PromptTooLongError,
@@ -49,13 +53,62 @@ impl From<SubmitError> for PyErr {
         match error {
             SubmitError::QueueFull { .. } => QueueFullError::new_err(text),
             SubmitError::Closed => ClosedError::new_err(text),
-            SubmitError::NotResident => NotResidentError::new_err(text),
             SubmitError::ContextLength { .. } => PromptTooLongError::new_err(text),
             SubmitError::PredictionLength { .. } => PredictionTooLongError::new_err(text),
             SubmitError::TooLarge { .. } => RequestTooLargeError::new_err(text),
-            SubmitError::UnknownModel(_) | SubmitError::EmptyPrompt => PyValueError::new_err(text),
+            SubmitError::UnknownModel(_)
+            | SubmitError::EmptyPrompt
+            | SubmitError::Unavailable(_) => PyValueError::new_err(text),
         }
     }
+}
+
+/// What the user chose for a model: any object with these attributes.
+#[derive(FromPyObject)]
+struct PyModelPolicy {
+    need: u64,
+    pinned: bool,
+    /// Seconds; none or a negative number keeps it until its memory is needed.
+    keep_alive: Option<f64>,
+    preload: bool,
+}
+
+/// How models share memory: any object with these attributes.
+#[derive(FromPyObject)]
+struct PyMemory {
+    budget: u64,
+    when_full: String,
+    wait_seconds: f64,
+    patience_seconds: f64,
+    min_resident_seconds: f64,
+}
+
+impl PyMemory {
+    fn config(&self) -> PyResult<MemoryConfig> {
+        let when_full = match self.when_full.as_str() {
+            "evict" => WhenFull::Evict,
+            "wait" => WhenFull::Wait,
+            "fail" => WhenFull::Fail,
+            other => return Err(PyValueError::new_err(format!("when_full is {other:?}"))),
+        };
+        Ok(MemoryConfig {
+            budget: self.budget,
+            when_full,
+            wait_ns: nanoseconds(self.wait_seconds),
+            patience_ns: nanoseconds(self.patience_seconds),
+            min_resident_ns: nanoseconds(self.min_resident_seconds),
+        })
+    }
+}
+
+/// Saturates: negative is 0, too much is the longest time.
+#[expect(clippy::cast_sign_loss, reason = "it saturates")]
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
+}
+
+fn keep_alive(seconds: f64) -> KeepAlive {
+    if seconds < 0.0 { KeepAlive::Forever } else { KeepAlive::For(nanoseconds(seconds)) }
 }
 
 /// The engine, as Python holds it. All methods may be called from any thread.
@@ -67,10 +120,12 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, num_models, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache))]
+    #[pyo3(signature = (*, models, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
     fn new(
-        num_models: usize,
+        models: Vec<PyModelPolicy>,
+        memory: PyMemory,
         max_waiting: usize,
         max_running: usize,
         speculation: bool,
@@ -90,13 +145,20 @@ impl Scheduler {
             inter_token_ms,
             prefix_cache,
         };
-        let engine = Engine::new(config, num_models)
+        let policies = models.iter().map(|it| ModelPolicy {
+            need: it.need,
+            pinned: it.pinned,
+            keep_alive: it.keep_alive.map_or(KeepAlive::Forever, keep_alive),
+            preload: it.preload,
+        });
+        let residency = Residency::new(memory.config()?, policies);
+        let engine = Engine::with_residency(config, residency)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         Ok(Self { engine: Arc::new(engine) })
     }
 
     /// Queue a request; returns its id.
-    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, max_draft, priority, prediction, cache_salt))]
+    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, max_draft, priority, prediction, cache_salt, keep_alive))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn submit(
         &self,
@@ -111,6 +173,7 @@ impl Scheduler {
         priority: i32,
         prediction: Vec<u32>,
         cache_salt: &str,
+        keep_alive: Option<f64>,
     ) -> PyResult<u64> {
         let submission = Submission {
             model: ModelId(model),
@@ -123,6 +186,7 @@ impl Scheduler {
             priority,
             prediction,
             cache_salt: cache_salt.into(),
+            keep_alive: keep_alive.map(self::keep_alive),
         };
         // Indexing a long prompt takes milliseconds.
         Ok(py.detach(|| self.engine.submit(submission))?.0)
@@ -134,6 +198,40 @@ impl Scheduler {
 
     fn expire(&self, request: u64) {
         self.engine.expire(RequestId(request));
+    }
+
+    /// Ask for a model; the returned id ends in one event, and can be aborted.
+    #[pyo3(signature = (model, keep_alive))]
+    fn load(&self, model: u32, keep_alive: Option<f64>) -> PyResult<u64> {
+        Ok(self.engine.load(ModelId(model), keep_alive.map(self::keep_alive))?.0)
+    }
+
+    fn unload(&self, model: u32) {
+        self.engine.unload(ModelId(model));
+    }
+
+    fn loaded(&self, model: u32, facts: &Bound<'_, PyAny>, num_bytes: u64) -> PyResult<()> {
+        let shape = shape_of(facts)?;
+        self.engine.load_ended(ModelId(model), LoadEnd::Loaded { shape, num_bytes });
+        Ok(())
+    }
+
+    fn load_resized(&self, model: u32, num_bytes: u64) {
+        self.engine.load_ended(ModelId(model), LoadEnd::Resized { num_bytes });
+    }
+
+    fn load_failed(&self, model: u32, message: String) {
+        self.engine.load_ended(ModelId(model), LoadEnd::Failed(message));
+    }
+
+    fn load_cancelled(&self, model: u32) {
+        self.engine.load_ended(ModelId(model), LoadEnd::Cancelled);
+    }
+
+    /// Where every model stands.
+    fn residency(&self) -> Vec<PyStatus> {
+        let now_ns = self.engine.now_ns();
+        self.engine.board().read().into_iter().map(|it| py_status(it, now_ns)).collect()
     }
 
     fn abort_all(&self) {
@@ -275,6 +373,23 @@ type PyEvent = (u64, Vec<u32>, Vec<PyLogprobs>, Option<PyEnd>);
 type PyLogprobs = (f32, Vec<(u32, f32)>);
 type PyEnd = (&'static str, String, f64, u32, u32, u32, Vec<u32>, (u32, u32));
 
+/// (phase, bytes held, bytes needed, running, waiting, seconds until it leaves by itself).
+type PyStatus = (&'static str, u64, u64, u32, u32, Option<f64>);
+
+fn py_status(status: ModelStatus, now_ns: u64) -> PyStatus {
+    let phase = match status.phase {
+        Phase::Absent => "absent",
+        Phase::Reserving => "reserving",
+        Phase::Loading => "loading",
+        Phase::Resident => "resident",
+        Phase::Draining => "draining",
+        Phase::Evicting => "evicting",
+        Phase::Failed => "failed",
+    };
+    let left = status.expires_ns.map(|at| at.saturating_sub(now_ns) as f64 * 1e-9);
+    (phase, status.held, status.need, status.running, status.waiting, left)
+}
+
 fn py_event(event: Event) -> PyEvent {
     let logprobs = event.logprobs.into_iter().map(|it| (it.logprob, it.top)).collect();
     let end = event.end.map(|(finish, stats)| py_end(finish, stats));
@@ -288,6 +403,8 @@ fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
         Finish::Aborted => ("abort", String::new()),
         Finish::Expired => ("expired", String::new()),
         Finish::Failed(message) => ("error", message),
+        Finish::Loaded => ("loaded", String::new()),
+        Finish::Refused(error) => (refusal(&error), error.to_string()),
     };
     let queued = stats.queued_ns as f64 * 1e-9;
     let predicted = stats.by_drafter[Drafter::Prediction.index()];
@@ -297,17 +414,38 @@ fn py_end(finish: Finish, stats: RequestStats) -> PyEnd {
     (reason, message, queued, preemptions, cached, drafted, stats.accepted, predicted)
 }
 
+fn refusal(error: &SubmitError) -> &'static str {
+    match error {
+        SubmitError::ContextLength { .. } => "context_length",
+        SubmitError::TooLarge { .. } => "too_large",
+        _ => "unavailable",
+    }
+}
+
 struct PyRunner {
     runner: Py<PyAny>,
 }
 
+impl PyRunner {
+    fn call(&self, name: &str, args: impl for<'py> PyCallArgs<'py>) -> Result<(), String> {
+        let called = Python::attach(|py| self.runner.call_method1(py, name, args).map(drop));
+        called.map_err(|error| error.to_string())
+    }
+}
+
 impl Runner for PyRunner {
-    fn load(&mut self, model: ModelId) -> Result<ModelShape, String> {
-        Python::attach(|py| {
-            let facts = self.runner.bind(py).call_method1("load", (model.0,))?;
-            shape_of(&facts)
-        })
-        .map_err(|error: PyErr| error.to_string())
+    fn load(&mut self, model: ModelId, num_bytes: u64) -> Option<LoadEnd> {
+        self.call("load", (model.0, num_bytes)).err().map(LoadEnd::Failed)
+    }
+
+    fn cancel_load(&mut self, model: ModelId) {
+        // A load that cannot be broken off ends all the same.
+        let _ = self.call("cancel_load", (model.0,));
+    }
+
+    fn evict(&mut self, model: ModelId) {
+        // The runner has logged what went wrong; what it holds is beyond our reach.
+        let _ = self.call("evict", (model.0,));
     }
 
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
@@ -358,7 +496,7 @@ fn draft_model_of(facts: &Bound<'_, PyAny>) -> PyResult<Option<DraftModelShape>>
 mod _scheduler {
     #[pymodule_export]
     use super::{
-        ClosedError, NotResidentError, PredictionTooLongError, PromptTooLongError, QueueFullError,
+        ClosedError, PredictionTooLongError, PromptTooLongError, QueueFullError,
         RequestTooLargeError, Scheduler,
     };
 

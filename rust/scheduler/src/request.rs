@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crate::acceptance::Posterior;
 use crate::action::PlannedRow;
-use crate::config::BLOCK_TOKENS;
+use crate::config::{BLOCK_TOKENS, KeepAlive, ModelShape};
 use crate::corpus::{Corpus, MIN_TEXT};
 use crate::draft::{DraftCount, Drafter};
 use crate::draft_model::PlaceRates;
+use crate::error::SubmitError;
 use crate::ids::{ModelId, PrefixId, RequestId, Row};
+use crate::model::Event;
 use crate::sampling::Sampling;
 use crate::suffix::SuffixIndex;
 use crate::token_counts::TokenCounts;
@@ -45,6 +47,8 @@ pub struct Submission {
     /// Requests share cached KV, and are drafted from each other's answers, only with those of the
     /// same salt.
     pub cache_salt: Arc<str>,
+    /// How long the model stays when idle, from now on; `None` leaves it as it was.
+    pub keep_alive: Option<KeepAlive>,
 }
 
 /// Why a request ended.
@@ -58,8 +62,12 @@ pub enum Finish {
     Aborted,
     /// It waited too long to be run.
     Expired,
-    /// The step or the load it needed failed; the text says how.
+    /// The step it needed failed; the text says how.
     Failed(String),
+    /// It never ran, and why.
+    Refused(SubmitError),
+    /// The model that was asked for is in memory.
+    Loaded,
 }
 
 /// What was measured on one request.
@@ -130,6 +138,7 @@ pub struct Request {
     /// What others may find of the row; none where nothing is cached.
     pub(crate) prefix: Option<PrefixId>,
     pub(crate) submitted_ns: u64,
+    pub(crate) keep_alive: Option<KeepAlive>,
     pub(crate) started: bool,
     /// Somebody ahead is reading the same prompt: what both begin with is computed once.
     pub(crate) follows: bool,
@@ -138,7 +147,7 @@ pub struct Request {
 
 impl Request {
     /// Build the request, its suffix index included, on the caller's thread. It ends, at the
-    /// latest, when it is `max_len` tokens long.
+    /// latest, when it is `max_len` tokens long, or sooner if its model sets a limit.
     pub fn new(id: RequestId, submission: Submission, max_len: u32, now_ns: u64) -> Self {
         let suffix = submission.speculate.then(|| {
             let mut index = SuffixIndex::with_capacity(submission.prompt.len());
@@ -175,6 +184,7 @@ impl Request {
             row: None,
             prefix: None,
             submitted_ns: now_ns,
+            keep_alive: submission.keep_alive,
             started: false,
             follows: false,
             stats: RequestStats::default(),
@@ -191,6 +201,17 @@ impl Request {
     pub(crate) fn turn(&self) -> (i64, RequestId) {
         let came = i64::try_from(self.submitted_ns).unwrap_or(i64::MAX);
         (came.saturating_add(LEVEL_NS.saturating_mul(self.priority.into())), self.id)
+    }
+
+    /// Check the request against its model, once that is known.
+    pub(crate) fn fit(&mut self, shape: &ModelShape) -> Result<(), SubmitError> {
+        self.max_len = shape.limit(self.len(), self.max_len)?;
+        Ok(())
+    }
+
+    /// The event that ends it.
+    pub(crate) fn into_end(self, finish: Finish) -> Event {
+        Event::end(self.id, finish, self.stats)
     }
 
     pub(crate) fn len(&self) -> u32 {

@@ -2,45 +2,73 @@
 //!
 //! Time is passed in and nothing here waits or locks, so every schedule can be replayed in a test.
 
-use crate::action::{Action, StepOutcome, StepPlan};
-use crate::config::{ModelShape, SchedulerConfig};
-use crate::error::{IntegrityError, SubmitError};
+use crate::action::{Action, LoadEnd, StepOutcome, StepPlan};
+use crate::config::{KeepAlive, MemoryConfig, ModelPolicy, SchedulerConfig};
+use crate::error::{IntegrityError, Refusal, ensure};
 use crate::ids::{ModelId, RequestId};
 use crate::model::{Event, Model};
 use crate::request::{Finish, Request};
-use crate::residency::Residency;
+use crate::residency::{Admission, Phase, Residency};
+use crate::waiter::Waiter;
 
-/// A model of the configuration, in memory or not, and the requests that wait for it to be.
+/// A model of the configuration and those who wait for it to be in memory.
 #[derive(Debug, Default)]
 struct Entry {
-    residency: Residency,
     model: Option<Model>,
-    /// Requests that arrived before the model did.
-    early: Vec<Request>,
+    /// In order of arrival.
+    waiters: Vec<Waiter>,
+    /// Why the last load failed.
+    error: Option<String>,
 }
 
 /// The engine's whole state.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
+    residency: Residency,
     entries: Vec<Entry>,
     /// Whose turn it is: models with work take steps in turn.
     turn: usize,
+    now_ns: u64,
+    /// Events that no call has handed out yet.
+    news: Vec<Event>,
+    /// Models whose load has ended well and that nobody has asked for since.
+    loaded: Vec<ModelId>,
+    /// Preemptions and evicted prefixes of models that have left.
+    past: (u64, u64),
 }
 
 impl Scheduler {
-    /// No model is in memory, all are wanted.
+    /// Room for all models, and all are wanted at once.
     pub fn new(config: SchedulerConfig, num_models: usize) -> Self {
-        let mut entries: Vec<Entry> = (0..num_models).map(|_| Entry::default()).collect();
-        for entry in &mut entries {
-            entry.residency.want();
-        }
-        Self { config, entries, turn: 0 }
+        let keep_alive = KeepAlive::Forever;
+        let policy = ModelPolicy { need: 0, pinned: false, keep_alive, preload: true };
+        let policies = std::iter::repeat_n(policy, num_models);
+        Self::with_residency(config, Residency::new(MemoryConfig::unlimited(), policies))
     }
 
-    /// Where the model stands; absent if there is none with this id.
-    pub fn residency(&self, model: ModelId) -> Residency {
-        self.entries.get(model.0 as usize).map_or(Residency::Absent, |it| it.residency.clone())
+    /// Models come and go as this says.
+    pub fn with_residency(config: SchedulerConfig, residency: Residency) -> Self {
+        let preloads = residency.models.iter().map(|it| it.waiting > 0);
+        let entries = preloads.map(|preload| Entry {
+            waiters: if preload { vec![Waiter::Preload] } else { Vec::new() },
+            ..Entry::default()
+        });
+        Self {
+            entries: entries.collect(),
+            config,
+            residency,
+            turn: 0,
+            now_ns: 0,
+            news: Vec::new(),
+            loaded: Vec::new(),
+            past: (0, 0),
+        }
+    }
+
+    /// Where every model stands.
+    pub fn residency(&self) -> &Residency {
+        &self.residency
     }
 
     /// The models in memory.
@@ -48,80 +76,149 @@ impl Scheduler {
         self.entries.iter().filter_map(|entry| entry.model.as_ref())
     }
 
-    /// Queue a request. One for a model that could not be loaded ends at once.
+    /// Queue a request, and ask for its model.
     pub fn submit(&mut self, request: Request, events: &mut Vec<Event>) {
-        let Some(entry) = self.entries.get_mut(request.model.0 as usize) else {
-            events.push(failed(&request, &SubmitError::UnknownModel(request.model).to_string()));
-            return;
-        };
-        if let Some(model) = &mut entry.model {
-            model.push(request);
-        } else if let Residency::Failed(message) = &entry.residency {
-            events.push(failed(&request, message));
-        } else {
-            entry.residency.want();
-            entry.early.push(request);
+        let (id, keep_alive) = (request.model, request.keep_alive);
+        self.now_ns = self.now_ns.max(request.submitted_ns);
+        self.arrive(id, Waiter::Request(Box::new(request)), keep_alive, events);
+    }
+
+    /// Ask for a model; who waits hears once it is in memory, or why it is not.
+    pub fn load(
+        &mut self,
+        id: ModelId,
+        waiter: Waiter,
+        keep_alive: Option<KeepAlive>,
+        events: &mut Vec<Event>,
+    ) {
+        self.now_ns = self.now_ns.max(waiter.since_ns());
+        self.arrive(id, waiter, keep_alive, events);
+    }
+
+    /// Let a model go once no request runs in it.
+    pub fn unload(&mut self, id: ModelId) {
+        self.residency.unload(id);
+    }
+
+    fn arrive(
+        &mut self,
+        id: ModelId,
+        waiter: Waiter,
+        keep_alive: Option<KeepAlive>,
+        events: &mut Vec<Event>,
+    ) {
+        match self.residency.arrive(id, keep_alive, self.now_ns) {
+            Ok(Admission::Run) => self.seat(id, waiter, events),
+            Ok(Admission::Wait) => self.entries[id.0 as usize].waiters.push(waiter),
+            Err(refusal) => events.extend(waiter.refused(refusal)),
         }
     }
 
-    /// End a request early. False if it is unknown, which is no error: it may have just ended.
+    /// The model is in memory: a request joins it, a caller hears of it.
+    fn seat(&mut self, id: ModelId, waiter: Waiter, events: &mut Vec<Event>) {
+        let Some(model) = &mut self.entries[id.0 as usize].model else {
+            return;
+        };
+        match waiter {
+            Waiter::Request(mut request) => match request.fit(model.shape()) {
+                Ok(()) => return model.push(*request),
+                Err(error) => events.push(request.into_end(Finish::Refused(error))),
+            },
+            waiter => events.extend(waiter.ended(Finish::Loaded)),
+        }
+        self.residency.leave(id, Admission::Run, self.now_ns);
+    }
+
+    /// Bring waiters into line with where their models stand.
+    fn settle(&mut self, events: &mut Vec<Event>) {
+        for at in 0..self.entries.len() {
+            let state = &self.residency.models[at];
+            let failed = state.phase == Phase::Failed;
+            if state.waiting > 0 || self.entries[at].waiters.is_empty() {
+                continue;
+            }
+            for waiter in std::mem::take(&mut self.entries[at].waiters) {
+                if failed {
+                    let error = self.entries[at].error.clone().unwrap_or_default();
+                    events.extend(waiter.refused(Refusal::LoadFailed(error)));
+                } else {
+                    self.seat(ModelId(at as u32), waiter, events);
+                }
+            }
+        }
+    }
+
+    /// Tell the residency of requests that have ended in a model.
+    fn count_out(&mut self, id: ModelId) {
+        let at = id.0 as usize;
+        let running = |model: &Model| model.num_waiting() + model.num_running();
+        let running = self.entries[at].model.as_ref().map_or(0, running);
+        for _ in running..self.residency.models[at].running as usize {
+            self.residency.leave(id, Admission::Run, self.now_ns);
+        }
+    }
+
+    /// End a request, or a caller's wait, early. False if it is unknown, which is no error: it may
+    /// have just ended.
     pub fn abort(&mut self, id: RequestId, events: &mut Vec<Event>) -> bool {
-        self.entries.iter_mut().any(|entry| {
-            if let Some(at) = entry.early.iter().position(|request| request.id() == id) {
-                let request = entry.early.remove(at);
-                let end = Some((Finish::Aborted, request.stats));
-                events.push(Event {
-                    request: request.id,
-                    tokens: Vec::new(),
-                    logprobs: Vec::new(),
-                    end,
-                });
+        (0..self.entries.len()).any(|at| {
+            if self.end_wait(at, id, &Finish::Aborted, events) {
                 return true;
             }
-            entry.model.as_mut().is_some_and(|model| model.abort(id, events))
+            let model = self.entries[at].model.as_mut();
+            let aborted = model.is_some_and(|model| model.abort(id, events));
+            self.count_out(ModelId(at as u32));
+            aborted
         })
     }
 
     /// End a request that has waited too long. One that has run goes on, even if preempted.
     pub fn expire(&mut self, id: RequestId, events: &mut Vec<Event>) {
-        for entry in &mut self.entries {
-            if let Some(at) = entry.early.iter().position(|request| request.id() == id) {
-                let request = entry.early.remove(at);
-                let end = Some((Finish::Expired, request.stats));
-                events.push(Event {
-                    request: request.id,
-                    tokens: Vec::new(),
-                    logprobs: Vec::new(),
-                    end,
-                });
-            }
-            if let Some(model) = &mut entry.model {
+        for at in 0..self.entries.len() {
+            self.end_wait(at, id, &Finish::Expired, events);
+            if let Some(model) = &mut self.entries[at].model {
                 model.expire(id, events);
             }
+            self.count_out(ModelId(at as u32));
         }
+    }
+
+    /// End somebody's wait for a model; false if nobody of this id waits for it.
+    fn end_wait(
+        &mut self,
+        at: usize,
+        id: RequestId,
+        finish: &Finish,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let waiters = &mut self.entries[at].waiters;
+        let Some(found) = waiters.iter().position(|it| it.id() == Some(id)) else {
+            return false;
+        };
+        events.extend(waiters.remove(found).ended(finish.clone()));
+        self.residency.leave(ModelId(at as u32), Admission::Wait, self.now_ns);
+        true
     }
 
     /// End every request, for the same reason.
     pub fn end_all(&mut self, finish: &Finish, events: &mut Vec<Event>) {
-        for entry in &mut self.entries {
-            for request in std::mem::take(&mut entry.early) {
-                let end = Some((finish.clone(), request.stats));
-                events.push(Event {
-                    request: request.id,
-                    tokens: Vec::new(),
-                    logprobs: Vec::new(),
-                    end,
-                });
+        for at in 0..self.entries.len() {
+            let id = ModelId(at as u32);
+            for waiter in std::mem::take(&mut self.entries[at].waiters) {
+                events.extend(waiter.ended(finish.clone()));
+                self.residency.leave(id, Admission::Wait, self.now_ns);
             }
-            if let Some(model) = &mut entry.model {
+            if let Some(model) = &mut self.entries[at].model {
                 model.end_all(finish, events);
             }
+            self.count_out(id);
         }
     }
 
     /// Requests of all models without a row, and with one.
     pub fn num_requests(&self) -> (usize, usize) {
-        let early: usize = self.entries.iter().map(|entry| entry.early.len()).sum();
+        let waiters = self.entries.iter().flat_map(|entry| &entry.waiters);
+        let early = waiters.filter(|it| it.id().is_some()).count();
         let waiting: usize = self.resident().map(Model::num_waiting).sum();
         (early + waiting, self.resident().map(Model::num_running).sum())
     }
@@ -131,11 +228,26 @@ impl Scheduler {
         self.num_requests() == (0, 0)
     }
 
+    /// Times that a running request was put back, in all models.
+    pub fn num_preemptions(&self) -> u64 {
+        self.past.0 + self.resident().map(|model| model.num_preemptions).sum::<u64>()
+    }
+
+    /// Prefixes that were evicted from the caches of all models.
+    pub fn num_prefix_evictions(&self) -> u64 {
+        self.past.1 + self.resident().map(|model| model.kv.num_evictions()).sum::<u64>()
+    }
+
     /// Decide what to do next. A returned step must be committed or failed before the next call.
     pub fn next_action(&mut self, now_ns: u64) -> Action {
-        let due = self.entries.iter_mut().position(|entry| entry.residency.start_load());
-        if let Some(index) = due {
-            return Action::Load(ModelId(index as u32));
+        self.now_ns = self.now_ns.max(now_ns);
+        self.time_out();
+        let order = self.residency.next(self.now_ns);
+        let mut news = std::mem::take(&mut self.news);
+        self.settle(&mut news);
+        self.news = news;
+        if let Some(order) = order {
+            return Action::Residency(order);
         }
         for _ in 0..self.entries.len() {
             let index = self.turn % self.entries.len();
@@ -148,31 +260,60 @@ impl Scheduler {
         Action::Idle
     }
 
-    /// A load ended: the model takes in those who waited for it, or fails them.
-    pub fn loaded(
-        &mut self,
-        id: ModelId,
-        result: Result<ModelShape, String>,
-        events: &mut Vec<Event>,
-    ) {
-        let Some(entry) = self.entries.get_mut(id.0 as usize) else {
-            return;
-        };
-        let early = std::mem::take(&mut entry.early);
-        match result {
-            Ok(shape) => {
-                let mut model = Model::new(id, &self.config, shape);
-                for request in early {
-                    model.push(request);
-                }
-                entry.model = Some(model);
-                entry.residency = Residency::Resident;
+    /// Refuse those who have waited too long for memory; a load that is under way will end.
+    fn time_out(&mut self) {
+        let (now_ns, wait_ns) = (self.now_ns, self.residency.config().wait_ns);
+        for (at, entry) in self.entries.iter_mut().enumerate() {
+            if self.residency.models[at].phase == Phase::Loading {
+                continue;
             }
-            Err(message) => {
-                events.extend(early.iter().map(|request| failed(request, &message)));
-                entry.residency = Residency::Failed(message);
+            let late = |it: &mut Waiter| it.since_ns().saturating_add(wait_ns) <= now_ns;
+            for waiter in entry.waiters.extract_if(.., late) {
+                let seconds = wait_ns / 1_000_000_000;
+                self.news.extend(waiter.refused(Refusal::TimedOut { seconds }));
+                self.residency.leave(ModelId(at as u32), Admission::Wait, now_ns);
             }
         }
+    }
+
+    /// Move events that `next_action` brought to the vector.
+    pub fn take_news(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.news);
+    }
+
+    /// A load ended: the model takes in those who waited for it, or they hear why not.
+    pub fn load_ended(&mut self, id: ModelId, end: LoadEnd, events: &mut Vec<Event>) {
+        let loading = self.residency.get(id).is_some_and(|it| it.phase == Phase::Loading);
+        let Some(entry) = self.entries.get_mut(id.0 as usize).filter(|_| loading) else {
+            return;
+        };
+        match end {
+            LoadEnd::Loaded { shape, num_bytes } => {
+                entry.model = Some(Model::new(id, &self.config, shape));
+                self.loaded.push(id);
+                self.residency.loaded(id, num_bytes, self.now_ns);
+            }
+            LoadEnd::Resized { num_bytes } => {
+                let budget = self.residency.config().budget;
+                entry.error = Some(Refusal::NeverFits { need: num_bytes, budget }.to_string());
+                self.residency.resized(id, num_bytes, self.now_ns);
+            }
+            LoadEnd::Failed(message) => {
+                entry.error = Some(message);
+                self.residency.load_failed(id, self.now_ns);
+            }
+            LoadEnd::Cancelled => self.residency.load_cancelled(id),
+        }
+        self.settle(events);
+    }
+
+    /// The runner has freed a model's memory.
+    pub fn evicted(&mut self, id: ModelId) {
+        if let Some(model) = self.entries.get_mut(id.0 as usize).and_then(|it| it.model.take()) {
+            self.past.0 += model.num_preemptions;
+            self.past.1 += model.kv.num_evictions();
+        }
+        self.residency.evicted(id, self.now_ns);
     }
 
     /// Take in what a step brought; `ms` is how long it took.
@@ -185,6 +326,7 @@ impl Scheduler {
     ) {
         if let Some(model) = self.model_mut(plan.model) {
             model.commit(plan, outcome, ms, events);
+            self.count_out(plan.model);
         }
     }
 
@@ -192,7 +334,18 @@ impl Scheduler {
     pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
         if let Some(model) = self.model_mut(plan.model) {
             model.fail(plan, message, events);
+            self.count_out(plan.model);
         }
+    }
+
+    /// The models that were loaded since the last call.
+    pub fn take_loaded(&mut self) -> Vec<ModelId> {
+        std::mem::take(&mut self.loaded)
+    }
+
+    /// A model in memory.
+    pub fn model(&self, id: ModelId) -> Option<&Model> {
+        self.entries.get(id.0 as usize)?.model.as_ref()
     }
 
     /// A model in memory, to change.
@@ -200,16 +353,18 @@ impl Scheduler {
         self.entries.get_mut(id.0 as usize)?.model.as_mut()
     }
 
-    /// Every model's requests, rows and blocks add up.
+    /// Memory is within its budget, and every model's requests, rows and blocks add up.
     ///
     /// # Errors
     /// Names the first violation.
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
+        self.residency.check_integrity()?;
+        for (at, (entry, state)) in self.entries.iter().zip(&self.residency.models).enumerate() {
+            let running = entry.model.as_ref().map_or(0, |it| it.num_waiting() + it.num_running());
+            ensure!(running == state.running as usize, "model {at} has {running} requests");
+            let waiters = entry.waiters.len();
+            ensure!(waiters == state.waiting as usize, "{waiters} wait for model {at}");
+        }
         self.resident().try_for_each(Model::check_integrity)
     }
-}
-
-fn failed(request: &Request, message: &str) -> Event {
-    let end = Some((Finish::Failed(message.to_owned()), request.stats.clone()));
-    Event { request: request.id(), tokens: Vec::new(), logprobs: Vec::new(), end }
 }

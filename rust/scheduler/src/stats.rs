@@ -55,6 +55,16 @@ counters! {
     prefix_evictions,
     /// Rows taken back to be computed again.
     preemptions,
+    /// Gauge: bytes that models hold, reserved ones included.
+    model_bytes,
+    /// Gauge: models in memory.
+    models_resident,
+    /// Loads begun.
+    model_loads,
+    /// Loads that failed.
+    model_load_errors,
+    /// Models evicted.
+    model_evictions,
     /// Steps run.
     steps,
     /// Times the idle check found the books not in order.

@@ -20,7 +20,7 @@ pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mlxspec_scheduler::action::{Rect, StepOutcome, StepPlan};
+use mlxspec_scheduler::action::{LoadEnd, Rect, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::ModelShape;
 use mlxspec_scheduler::engine::Runner;
 use mlxspec_scheduler::ids::{ModelId, SlabId};
@@ -235,8 +235,14 @@ fn check_capacity(rect: &Rect, capacity: u32, last: u32, padding: u32) {
 }
 
 impl Runner for SimRunner {
-    fn load(&mut self, _model: ModelId) -> Result<ModelShape, String> {
-        Ok(self.shape.clone())
+    fn load(&mut self, _model: ModelId, _num_bytes: u64) -> Option<LoadEnd> {
+        Some(LoadEnd::Loaded { shape: self.shape.clone(), num_bytes: 0 })
+    }
+
+    fn cancel_load(&mut self, _model: ModelId) {}
+
+    fn evict(&mut self, _model: ModelId) {
+        self.slabs.clear();
     }
 
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {

@@ -171,6 +171,7 @@ impl Script {
             priority: self.priority,
             cache_salt: format!("salt {}", self.salt).into(),
             prediction: if self.predicted { self.prediction() } else { Vec::new() },
+            keep_alive: None,
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlxspec_scheduler::action::{Action, StepPlan};
+use mlxspec_scheduler::action::{Action, LoadEnd, StepPlan};
 use mlxspec_scheduler::config::{BLOCK_TOKENS, ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::model::Event;
 use mlxspec_scheduler::request::{Finish, Request, RequestStats};
+use mlxspec_scheduler::residency::Order;
 use mlxspec_scheduler::scheduler::Scheduler;
 
 use super::script::{Script, Scripts, Wish, max_len};
@@ -168,10 +169,12 @@ impl World {
         self.now_ns += 1_000_000;
         let mut events = Vec::new();
         match self.scheduler.next_action(self.now_ns) {
-            Action::Load(id) => {
+            Action::Residency(Order::Load(id)) => {
                 let shape = self.runners[id.0 as usize].shape.clone();
-                self.scheduler.loaded(id, Ok(shape), &mut events);
+                let end = LoadEnd::Loaded { shape, num_bytes: 0 };
+                self.scheduler.load_ended(id, end, &mut events);
             }
+            Action::Residency(order) => panic!("{order:?}, with room for all"),
             Action::Idle => {
                 assert!(self.scheduler.is_idle(), "idle, and requests wait");
                 return false;
@@ -280,6 +283,7 @@ impl Tracked {
             Finish::Aborted | Finish::Expired | Finish::Failed(_) => {
                 assert!(self.excuses.contains(finish), "{finish:?} without a cause");
             }
+            Finish::Refused(_) | Finish::Loaded => panic!("{finish:?}, with room for all"),
             Finish::Stop | Finish::Length => {
                 assert_eq!(self.output, self.script.output(), "output ends early");
                 assert_eq!(*finish, self.script.finish);

@@ -1,7 +1,7 @@
 """An engine that plays a script: for the API's tests, and for serving without a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from msgspec import Struct
 
@@ -12,6 +12,7 @@ from mlxspec.engine.request import (
     Delta,
     FinishReason,
     GenerationRequest,
+    MemoryUse,
     Message,
     ModelCard,
     RequestMetrics,
@@ -19,7 +20,13 @@ from mlxspec.engine.request import (
     Usage,
 )
 from mlxspec.engine.speculation import SpeculationReport
-from mlxspec.errors import BadRequestError, MlxspecError, ModelNotFoundError, UnavailableError
+from mlxspec.errors import (
+    BadRequestError,
+    MlxspecError,
+    ModelNotFoundError,
+    ModelPinnedError,
+    UnavailableError,
+)
 
 SPECULATION = SpeculationMetrics(
     mean_acceptance_length=2.5,
@@ -63,6 +70,11 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     cached_tokens: int = 123
     prefix_evictions: int = 124
     preemptions: int = 110
+    model_bytes: int = 162
+    models_resident: int = 163
+    model_loads: int = 164
+    model_load_errors: int = 165
+    model_evictions: int = 166
     steps: int = 111
     prompt_tokens: int = 112
     generated_tokens: int = 113
@@ -189,6 +201,8 @@ class FakeEngine:
         self.capabilities: tuple[Capability, ...] = ("completion",)
         self.is_stuck = False
         self.states: dict[str, str] = {"demo": "resident", "org/other": "resident"}
+        self.changes: asyncio.Queue[ModelCard] = asyncio.Queue()
+        self.pinned: set[str] = set()
         self.log: list[str] = []
 
     async def start(self) -> None:
@@ -217,9 +231,44 @@ class FakeEngine:
                 dtype="4-bit",
                 chat_template="{{ messages }}",
                 capabilities=self.capabilities,
+                awaited=state == "loading",
+                memory_bytes=2000,
+                pinned=name in self.pinned,
+                tags=("small",) if name == "demo" else (),
             )
             for name, state in self.states.items()
         ]
+
+    def model(self, name: str) -> ModelCard:
+        cards = {card.id: card for card in self.models()}
+        if name not in cards:
+            raise ModelNotFoundError(f"model {name!r} is not served here", param="model")
+        return cards[name]
+
+    async def model_events(self) -> AsyncGenerator[ModelCard]:
+        while True:
+            yield await self.changes.get()
+
+    async def load(self, name: str, keep_alive: float | None = None) -> ModelCard:
+        card = self.model(name)
+        if self.refusal is not None:
+            raise self.refusal
+        self.log.append(f"load {name} for {keep_alive}")
+        self.states[name] = "resident"
+        return self.model(card.id)
+
+    def check_unload(self, name: str) -> None:
+        if self.model(name).pinned:
+            raise ModelPinnedError(f"model {name} is pinned")
+
+    async def unload(self, name: str) -> ModelCard:
+        self.check_unload(name)
+        self.log.append(f"unload {name}")
+        self.states[name] = "absent"
+        return self.model(name)
+
+    def memory_use(self) -> MemoryUse:
+        return MemoryUse(budget=7, held=6, active=5, cache=4, peak=3, process=2, free=1)
 
     def ready(self) -> bool:
         return self.is_ready

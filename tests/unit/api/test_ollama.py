@@ -142,7 +142,10 @@ def test_without_a_prompt_nothing_is_generated(
     client: TestClient[Any], engine: FakeEngine, path: str, body: Any, keep_alive: Any
 ) -> None:
     answer = client.post(path, json={"model": "demo", "keep_alive": keep_alive, **body}).json()
-    assert (answer["done"], answer["done_reason"]) == (True, "load")
+    unloads = keep_alive in (0, "0")
+    assert (answer["done"], answer["done_reason"]) == (True, "unload" if unloads else "load")
+    seconds = {"10m": 600.0, 30: 30.0, -1: -1.0}.get(keep_alive)
+    assert engine.log[1:] == ["unload demo" if unloads else f"load demo for {seconds}"]
     assert engine.requests == []
     assert_error(client.post(path, json={"model": "none", **body}), 404)
 
@@ -261,7 +264,7 @@ def test_models_are_listed_with_size_and_kind(client: TestClient[Any], engine: F
     assert demo["details"]["family"] == "llama"
     assert demo["details"]["quantization_level"] == "4-bit"
     [running] = client.get("/api/ps").json()["models"]
-    assert (running["name"], running["size_vram"]) == ("demo", 1000)
+    assert (running["name"], running["size_vram"]) == ("demo", 2000)
     assert (running["context_length"], running["expires_at"][:4]) == (4096, "9999")
 
 
@@ -307,3 +310,18 @@ def test_missing_endpoints_say_what_to_do_instead(
     client: TestClient[Any], method: str, path: str
 ) -> None:
     assert ": " in assert_error(client.request(method, path, json={"model": "demo"}), 501)
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"),
+    [("10m", 600.0), ("1h30m", 5400.0), ("500ms", 0.5), (5, 5.0), ("-1", -1.0), ("-5m", -300.0)],
+)
+def test_keep_alive_reaches_the_engine_in_seconds(
+    client: TestClient[Any], engine: FakeEngine, keep_alive: Any, seconds: float
+) -> None:
+    client.post(CHAT, json=chat(keep_alive=keep_alive))
+    assert engine.requests[0].keep_alive == pytest.approx(seconds)
+
+
+def test_a_keep_alive_that_is_no_duration_is_refused(client: TestClient[Any]) -> None:
+    assert "10m" in assert_error(client.post(CHAT, json=chat(keep_alive="soon")), 400)

@@ -77,11 +77,11 @@ def assert_error(response: Any, status: int, param: str | None = None, code: Any
 
 
 class Peer:
-    """A client that speaks ASGI by hand: it can leave when a test says so."""
+    """A client that speaks ASGI by hand: it can leave when a test says so. No body: a GET."""
 
-    def __init__(self, app: Litestar, path: str, body: dict[str, Any]) -> None:
+    def __init__(self, app: Litestar, path: str, body: dict[str, Any] | None) -> None:
         self._app = app
-        self._body = json.dumps(body).encode()
+        self._body = b"" if body is None else json.dumps(body).encode()
         self._body_sent = False
         self._left = asyncio.Event()
         self.headers = [(b"host", b"127.0.0.1")]
@@ -89,7 +89,7 @@ class Peer:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": "GET" if body is None else "POST",
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),

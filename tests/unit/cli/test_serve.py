@@ -41,7 +41,8 @@ def test_every_flag_reaches_its_place(served: list[Config], store_home: Path, ti
     result = serve(
         tiny_model, "--host", "::1", "--port", 9, "--no-speculation", "--max-draft", 7,
         "--max-running", 3, "--max-waiting", 4, "--step-tokens", 5, "--prefill-chunk", 6,
-        "--kv-memory", "1GiB", "--context-length", 64, "--log-level", "debug",
+        "--kv-memory", "1GiB", "--memory", "2GiB", "--when-full", "fail",
+        "--context-length", 64, "--log-level", "debug",
         "--drain-seconds", 0.5, "--allowed-host", "a.example", "--allowed-origin", "https://b",
         "--key-file", "keys.json",
     )  # fmt: skip
@@ -53,6 +54,7 @@ def test_every_flag_reaches_its_place(served: list[Config], store_home: Path, ti
     assert (config.scheduler.max_running, config.scheduler.max_waiting) == (3, 4)
     assert (config.scheduler.step_tokens, config.scheduler.prefill_chunk) == (5, 6)
     assert config.kv.memory_bytes == 1 << 30
+    assert (config.memory.budget_bytes, config.memory.when_full) == (2 << 30, "fail")
     assert config.access == AccessConfig(
         key_file="keys.json", allowed_hosts=("a.example",), allowed_origins=("https://b",)
     )

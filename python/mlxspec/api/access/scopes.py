@@ -31,6 +31,10 @@ BY_PREFIX: Final[dict[str, Scope]] = {
     "/props": "infer",
     "/openapi.json": "infer",
     "/docs": "infer",
+    "/models": "infer",
+    "/models/load": "admin",
+    "/models/unload": "admin",
+    "/stats": "metrics",
 }
 """The longest prefix, by whole parts of the path, decides."""
 

@@ -43,5 +43,5 @@ def _why_not_ready(engine: EngineLike) -> str:
         return "not ready: the engine thread has ended"
     if engine.stuck():
         return "not ready: a step hangs"
-    waiting = [f"{card.id} is {card.state}" for card in engine.models() if card.state != "resident"]
+    waiting = [f"{card.id} is {card.state}" for card in engine.models() if card.awaited]
     return f"not ready: {', '.join(waiting)}" if waiting else "not ready: the server is draining"

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from mlxspec.api.bounds import num_tokens, seed, stop_strings
 from mlxspec.api.json_grammar import ANY_OBJECT, json_grammar
+from mlxspec.api.ollama.keep_alive import keep_alive_seconds
 from mlxspec.api.ollama.params import (
     ChatMessage,
     ChatParams,
@@ -64,6 +65,7 @@ def _request(
         speculative=options.draft_num_predict != 0,
         max_draft=options.draft_num_predict or None,
         chat=ChatOptions(tools=list(tools), template_kwargs=_thinking(params.think)),
+        keep_alive=keep_alive_seconds(params.keep_alive),
     )
 
 

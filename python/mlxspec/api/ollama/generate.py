@@ -11,8 +11,10 @@ from litestar.response import Response
 
 from mlxspec.api.answer import open_generation, send_json, send_stream, send_whole
 from mlxspec.api.body import read_json
+from mlxspec.api.disconnect import unless_client_leaves
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.ollama.convert import chat_request, generate_request
+from mlxspec.api.ollama.keep_alive import keep_alive_seconds
 from mlxspec.api.ollama.lines import chat_line, generate_line
 from mlxspec.api.ollama.names import find_card
 from mlxspec.api.ollama.params import ChatParams, CommonParams, GenerateParams
@@ -36,19 +38,34 @@ def generate_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRo
         wanted: GenerationRequest | None,
         line: Callable[..., Line],
     ) -> Response[Any]:
-        """Lines, unless the client wants them as one; without a prompt, only say that we serve."""
+        """Lines, unless the client wants them as one; without a prompt, load or unload."""
         exchange = Exchange.of(request)
         exchange.facts.update(model=params.model, stream=params.stream is not False)
         card = find_card(engine, params.model)
         refuse_unable(card, params)
         if wanted is None:
-            return send_json(Wording(line, params.model, exchange).loaded())
+            return await fetch(request, params, card.id, line)
         wanted = msgspec.structs.replace(wanted, model=card.id)
         generation = await open_generation(engine, request, wanted)
         wording = Wording(line, params.model, exchange)
         if params.stream is False:
             return await send_whole(request, wording.whole(generation))
         return send_stream(request, wording.lines(generation, keepalive_seconds), FRAMING)
+
+    async def fetch(
+        request: Request[Any, Any, Any],
+        params: CommonParams,
+        name: str,
+        line: Callable[..., Line],
+    ) -> Response[Any]:
+        """Bring the model into memory, or let it go where it is to be kept for no time."""
+        wording = Wording(line, params.model, Exchange.of(request))
+        seconds = keep_alive_seconds(params.keep_alive)
+        if seconds == 0:
+            await unless_client_leaves(engine.unload(name), request.receive)
+            return send_json(wording.without_prompt("unload"))
+        await unless_client_leaves(engine.load(name, seconds), request.receive)
+        return send_json(wording.without_prompt("load"))
 
     @post(
         "/api/generate",

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncGenerator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -95,10 +95,15 @@ def _listed(card: ModelCard) -> ListedModel:
 def _running(card: ModelCard) -> RunningModel:
     return RunningModel(
         **_described(card),
-        expires_at=NEVER,
-        size_vram=card.num_bytes,
+        expires_at=_expiry(card),
+        size_vram=card.memory_bytes,
         context_length=card.context_length or 0,
     )
+
+
+def _expiry(card: ModelCard) -> datetime:
+    left = card.expires_in
+    return NEVER if left is None else datetime.now(UTC) + timedelta(seconds=min(left, 1e9))
 
 
 def _described(card: ModelCard) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Literal
 
 from mlxspec.api.answer import complete, deltas
 from mlxspec.api.exchange import Exchange
@@ -46,10 +47,10 @@ class Wording:
                 else:
                     yield self._line(said, model=self._model, created_at=_now(), done=False)
 
-    def loaded(self) -> Line:
-        """The answer to a request without a prompt: the model is there."""
+    def without_prompt(self, reason: Literal["load", "unload"]) -> Line:
+        """The answer to a request without a prompt: the model has come, or gone."""
         return self._line(
-            Said(), model=self._model, created_at=_now(), done=True, done_reason="load"
+            Said(), model=self._model, created_at=_now(), done=True, done_reason=reason
         )
 
     def _last(self, said: Said, reason: FinishReason, generation: GenerationLike) -> Line:

@@ -15,7 +15,6 @@ from mlxspec.api.openai.schema import Model, ModelList
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
 from mlxspec.engine.request import ModelCard
-from mlxspec.errors import ModelNotFoundError
 
 
 def models_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
@@ -37,14 +36,9 @@ def models_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     )
     def show_model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[bytes]:
         """One model; ModelNotFoundError (404) if it is not served here."""
-        wanted = model_id.removeprefix("/")
-        for card in engine.models():
-            if card.id == wanted:
-                in_anthropics = VERSION in request.headers
-                return send_json(anthropic.model_info(card) if in_anthropics else _model(card))
-        raise ModelNotFoundError(
-            f"model {wanted} is not served here: see GET /v1/models", param="model"
-        )
+        card = engine.model(model_id.removeprefix("/"))
+        in_anthropics = VERSION in request.headers
+        return send_json(anthropic.model_info(card) if in_anthropics else _model(card))
 
     return [list_models, show_model]
 

@@ -98,7 +98,7 @@ def _answers(operation: Operation, schemas: Mapping[int, Json]) -> Json:
         content[operation.text] = {"schema": {"type": "string"}}
     for framing in operation.framings:
         events = schemas[id(operation.events)]
-        content[framing] = {"schema": {"type": "string"}, "x-itemSchema": events}
+        content[framing] = {"x-itemSchema": events}
     return content
 
 

@@ -1,0 +1,103 @@
+"""The served models and the names clients know them by. Nothing else is ever loaded."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxspec.config import Config, ModelConfig
+from mlxspec.engine.request import ModelCard, ModelState
+from mlxspec.engine.tokenizer import Tokenizer
+from mlxspec.errors import ConfigError, ModelNotFoundError
+from mlxspec.model.store import StoredModel
+
+ANY_NAME = "*"
+DEFAULT = "default"
+"""The default model's name, unless a model has it."""
+
+
+class Status(NamedTuple):
+    """Where a model stands, as the scheduler tells it: bytes, requests, seconds until it leaves."""
+
+    state: ModelState
+    held: int
+    need: int
+    running: int
+    waiting: int
+    expires_in: float | None
+
+
+class ServedModel:
+    """One configured model: what clients see of it, and its tokenizer once read."""
+
+    def __init__(self, index: int, config: ModelConfig) -> None:
+        self.index = index
+        self.config = config
+        self.id = config.id
+        self.created = int(time.time())
+        self.state: ModelState = "absent"
+        self.awaited = False
+        """Loaded at start, and not there yet."""
+        self.context_length: int | None = None
+        self.load_error: str | None = None
+        self.tokenizer_error: str | None = None
+        self.progress: float | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.stored: StoredModel | None = None
+        """What its folder says of it, once read."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.source)
+
+    def card(self, status: Status) -> ModelCard:
+        """The model as clients see it, with the scheduler's figures."""
+        stored = self.stored
+        return ModelCard(
+            id=self.id,
+            created=self.created,
+            state=self.state,
+            context_length=self.context_length,
+            error=self.tokenizer_error or self.load_error,
+            awaited=self.awaited,
+            num_bytes=stored.num_bytes if stored else 0,
+            model_type=stored.model_type if stored else "unknown",
+            dtype=stored.dtype if stored else "unknown",
+            chat_template=self.tokenizer.chat_template if self.tokenizer else "",
+            capabilities=self.tokenizer.capabilities if self.tokenizer else ("completion",),
+            memory_bytes=status.held or status.need,
+            num_running=status.running,
+            num_waiting=status.waiting,
+            expires_in=status.expires_in,
+            progress=self.progress,
+            pinned=self.config.pinned,
+            aliases=self.config.aliases,
+            tags=self.config.tags,
+            description=self.config.description,
+            folder=self.config.source,
+        )
+
+
+class Catalog:
+    """Finds a model by the name in a request: an id, an alias, the default, or the catch-all."""
+
+    def __init__(self, config: Config) -> None:
+        self.models = [ServedModel(at, model) for at, model in enumerate(config.models)]
+        self._by_name: dict[str, ServedModel] = {}
+        for model in self.models:
+            for name in (model.id, *model.config.aliases):
+                if self._by_name.setdefault(name, model) is not model:
+                    raise ConfigError(f"two models are called {name!r}: give one another name")
+        if config.default_model is not None:
+            self._by_name.setdefault(DEFAULT, self.find(config.default_model))
+        elif self.models:
+            self._by_name.setdefault(DEFAULT, self.models[0])
+
+    def find(self, name: str) -> ServedModel:
+        """The model of that name; raises ModelNotFoundError."""
+        model = self._by_name.get(name) or self._by_name.get(ANY_NAME)
+        if model is None:
+            served = ", ".join(model.id for model in self.models) or "none"
+            raise ModelNotFoundError(
+                f"model {name!r:.200} is not served here: use one of {served}", param="model"
+            )
+        return model

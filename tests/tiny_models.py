@@ -1,0 +1,61 @@
+"""Random models of two architectures with a tokenizer of letters: whole folders at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,0123456789"
+
+CONFIG: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 48,
+    "max_position_embeddings": 1024,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+
+
+def save_model_with_tokenizer(folder: Path, kind: str, seed: int) -> Path:
+    """A model folder of `kind` (llama or qwen3) whose weights belong to the seed."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models import llama, qwen3
+
+    folder.mkdir()
+    config = CONFIG | {"model_type": kind}
+    (folder / "config.json").write_text(json.dumps(config))
+    module = {"llama": llama, "qwen3": qwen3}[kind]
+    mx.random.seed(seed)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    _save_tokenizer(folder)
+    return folder
+
+
+def _save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+
+    words = {letter: at for at, letter in enumerate(LETTERS)}
+    words |= {f"<{at}>": at for at in range(len(LETTERS), CONFIG["vocab_size"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<47>"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    tokenizer.decoder = Fuse()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<46>",
+        "unk_token": "<47>",
+        "chat_template": template,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
