@@ -70,6 +70,8 @@ class BatchWorker:
     async def _run(self, entry: Entry) -> None:
         """Answer all requests of a batch, and write its files."""
         batch = entry.batch
+        nothing = Counts(batch.request_counts.total, 0, 0)
+        self._put(entry, request_counts=nothing)
         content = await asyncio.to_thread(self._files.content, entry.owner, batch.input_file_id)
         lines, _ = read_lines(content, batch.endpoint, self._config.max_requests)
         answers: list[OutputLine] = []
@@ -77,7 +79,7 @@ class BatchWorker:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._config.max_running):
                 group.create_task(self._take_turns(entry, left, answers))
-        self._finish(entry, answers, len(lines))
+        await self._finish(entry, answers, len(lines))
 
     async def _take_turns(
         self, entry: Entry, left: Iterator[Line], answers: list[OutputLine]
@@ -89,10 +91,13 @@ class BatchWorker:
             if answer is None:
                 return
             answers.append(answer)
-            failed = sum(it.response.status_code != 200 for it in answers)
-            batch = self._batches.get(entry.owner, entry.batch.id)
-            counts = Counts(batch.request_counts.total, len(answers) - failed, failed)
-            self._batches.put(entry.owner, replace(batch, request_counts=counts))
+            self._count(entry, answer)
+
+    def _count(self, entry: Entry, answer: OutputLine) -> None:
+        batch = self._batches.get(entry.owner, entry.batch.id)
+        good, before = answer.response.status_code == 200, batch.request_counts
+        counts = Counts(before.total, before.completed + good, before.failed + (not good))
+        self._batches.put(entry.owner, replace(batch, request_counts=counts))
 
     def _goes_on(self, entry: Entry) -> bool:
         batch = self._batches.get(entry.owner, entry.batch.id)
@@ -120,9 +125,11 @@ class BatchWorker:
             return OutputLine(id=name, custom_id=line.custom_id, response=told)
         return None
 
-    def _finish(self, entry: Entry, answers: list[OutputLine], total: int) -> None:
+    async def _finish(self, entry: Entry, answers: list[OutputLine], total: int) -> None:
         good = [answer for answer in answers if answer.response.status_code == 200]
         bad = [answer for answer in answers if answer.response.status_code != 200]
+        output = await self._write(entry, "output", good)
+        errors = await self._write(entry, "error", bad)
         batch = self._batches.get(entry.owner, entry.batch.id)
         now, status = int(time.time()), "completed"
         if len(answers) < total:
@@ -130,17 +137,17 @@ class BatchWorker:
         self._put(
             entry,
             status=status,
-            output_file_id=self._write(entry, "output", good),
-            error_file_id=self._write(entry, "error", bad),
+            output_file_id=output,
+            error_file_id=errors,
             **{f"{status}_at": now},
         )
 
-    def _write(self, entry: Entry, kind: str, lines: list[OutputLine]) -> str | None:
+    async def _write(self, entry: Entry, kind: str, lines: list[OutputLine]) -> str | None:
         if not lines:
             return None
         content = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         name = f"{entry.batch.id}_{kind}.jsonl"
-        return self._files.add(entry.owner, name, "batch_output", content).id
+        return (await self._files.add(entry.owner, name, "batch_output", content)).id
 
     def _put(self, entry: Entry, **changes: object) -> Batch:
         batch = self._batches.get(entry.owner, entry.batch.id)

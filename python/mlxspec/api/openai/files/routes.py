@@ -27,7 +27,8 @@ def files_routes(store: FileStore) -> list[HTTPRouteHandler]:
         """Keep a file, sent as a form with `file` and `purpose`."""
         upload = await read_upload(request)
         owner = owner_of(request)
-        return send_json(store.add(owner, upload.filename, upload.purpose, upload.content))
+        file = await store.add(owner, upload.filename, upload.purpose, upload.content)
+        return send_json(file)
 
     @get("/v1/files", opt=described(answers=(FileList,)))
     async def list_files(request: Request[Any, Any, Any]) -> Response[bytes]:

@@ -1,5 +1,6 @@
 """Files in a folder, bounded in bytes, for each key apart. For the event loop's thread."""
 
+import asyncio
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -32,14 +33,16 @@ class FileStore:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._writing = 0
+        """Bytes of files that are not kept yet."""
         self._entries: dict[str, Entry] = {}
         for path in folder.glob("file-*.json"):
             entry = msgspec.json.decode(path.read_bytes(), type=Entry)
             self._entries[entry.file.id] = entry
 
-    def add(self, owner: str, filename: str, purpose: str, content: bytes) -> File:
-        """Keep a file; BadRequestError if there is no room for it."""
-        held = sum(entry.file.bytes for entry in self._entries.values())
+    async def add(self, owner: str, filename: str, purpose: str, content: bytes) -> File:
+        """Keep a file, once it is written; BadRequestError if there is no room for it."""
+        held = self._writing + sum(entry.file.bytes for entry in self._entries.values())
         if held + len(content) > self._max_bytes:
             raise BadRequestError(
                 f"files hold {held} bytes, {len(content)} more would exceed {self._max_bytes}: "
@@ -54,9 +57,11 @@ class FileStore:
             purpose=purpose,
         )
         entry = Entry(owner, file)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._data(file.id).write_bytes(content)
-        self._facts(file.id).write_bytes(msgspec.json.encode(entry))
+        self._writing += len(content)
+        try:
+            await asyncio.to_thread(self._write, entry, content)
+        finally:
+            self._writing -= len(content)
         self._entries[file.id] = entry
         return file
 
@@ -83,6 +88,12 @@ class FileStore:
         del self._entries[file.id]
         self._facts(file.id).unlink(missing_ok=True)
         self._data(file.id).unlink(missing_ok=True)
+
+    def _write(self, entry: Entry, content: bytes) -> None:
+        """On a worker thread."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._data(entry.file.id).write_bytes(content)
+        self._facts(entry.file.id).write_bytes(msgspec.json.encode(entry))
 
     def _data(self, file_id: str) -> Path:
         return self._folder / f"{file_id}.data"
