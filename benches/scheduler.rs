@@ -5,6 +5,7 @@
 
 use std::hash::RandomState;
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use mlxspec_scheduler::prefix_cache::PrefixCache;
 use mlxspec_scheduler::request::{Request, Submission};
 use mlxspec_scheduler::sampling::Sampling;
 use mlxspec_scheduler::scheduler::Scheduler;
+use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 use mlxspec_scheduler::suffix::SuffixIndex;
 
 const MODEL: ModelId = ModelId(0);
@@ -84,6 +86,7 @@ fn shape(padded: bool) -> ModelShape {
         step_cost: vec![(1, 10.0), (1 << 20, 11.0)],
         rect_cost: 0.0,
         fingerprint: String::new(),
+        kv_key: None,
         draft_model: None,
     }
 }
@@ -99,6 +102,8 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
         suffix_dir: None,
         inter_token_ms: 1e3,
         prefix_cache: true,
+        kv_dir: None,
+        kv_dir_bytes: 0,
     };
     let mut scheduler = Scheduler::new(config, 1);
     let mut events = Vec::new();
@@ -169,6 +174,14 @@ impl Runner for Busy {
         let _ = self.0.recv();
         Err("the benchmark is over".to_owned())
     }
+
+    fn save_kv(&mut self, _save: &SegmentSave, _file: &Path) -> Result<u64, String> {
+        Err("keeps nothing".to_owned())
+    }
+
+    fn read_kv(&mut self, _read: &SegmentRead, _file: &Path) -> bool {
+        false
+    }
 }
 
 /// The time of this many submissions to an engine that is in the midst of a step.
@@ -182,6 +195,8 @@ fn submit(num_requests: u64) -> Duration {
         suffix_dir: None,
         inter_token_ms: 1e3,
         prefix_cache: true,
+        kv_dir: None,
+        kv_dir_bytes: 0,
     };
     let engine = Engine::new(config, 1).unwrap();
     let (end, busy) = channel();

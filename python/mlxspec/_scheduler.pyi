@@ -1,10 +1,12 @@
 """The Rust extension: request queue, batch formation, KV bookkeeping, drafting."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias, final
 
 __all__ = [
     "BLOCK_TOKENS",
+    "SEGMENT_TOKENS",
     "ClosedError",
     "PredictionTooLongError",
     "PromptTooLongError",
@@ -15,6 +17,9 @@ __all__ = [
 
 BLOCK_TOKENS: Final[int]
 """KV positions per block."""
+
+SEGMENT_TOKENS: Final[int]
+"""KV positions per file on disk."""
 
 class QueueFullError(RuntimeError): ...
 class ClosedError(RuntimeError): ...
@@ -29,6 +34,12 @@ class _Runner(Protocol):
     def evict(self, model: int, /) -> None: ...
     def step(self, packed: bytes, /) -> Any:
         """Returns any buffer of uint32: kept drafts by row, tokens, packed logprobs."""
+    def save_kv(self, model: int, slab: int, slot: int, start: int, file: Path, /) -> int:
+        """Write a segment to a file, and return its bytes."""
+    def read_kv(
+        self, model: int, slab: int, slot: int, start: int, known: int, file: Path, /
+    ) -> bool:
+        """Read a segment from a file; False if it is not what it should be."""
 
 class _Sampling(Protocol):
     """How to draw; `Sampling` in Rust says what each attribute means."""
@@ -130,6 +141,8 @@ class Scheduler:
         suffix_dir: str | None,
         inter_token_ms: float,
         prefix_cache: bool,
+        kv_dir: str | Path | None,
+        kv_dir_bytes: int,
     ) -> Scheduler: ...
     def submit(
         self,

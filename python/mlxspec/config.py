@@ -107,10 +107,15 @@ class MemoryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """KV memory: its budget in bytes (`None`: measured at start), and if it outlives requests."""
+    """KV memory: its budget in bytes (`None`: measured at start), and if it outlives requests.
+
+    folder: where it outlives the server too, if anywhere, in at most `folder_bytes`.
+    """
 
     memory_bytes: Positive | None = None
     prefix_cache: bool = True
+    folder: str | None = None
+    folder_bytes: Positive = 8 << 30
 
 
 class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -338,6 +343,8 @@ _VARIABLES: Final = {
     "MLXSPEC_WHEN_FULL": ("memory", "when_full"),
     "MLXSPEC_KV_MEMORY": ("kv", "memory_bytes"),
     "MLXSPEC_PREFIX_CACHE": ("kv", "prefix_cache"),
+    "MLXSPEC_KV_DIR": ("kv", "folder"),
+    "MLXSPEC_KV_DIR_SIZE": ("kv", "folder_bytes"),
     "MLXSPEC_SPECULATION": ("speculation", "enabled"),
     "MLXSPEC_MAX_DRAFT": ("speculation", "max_draft"),
     "MLXSPEC_SHARED_SUFFIX_MEMORY": ("speculation", "shared_suffix_bytes"),
@@ -359,6 +366,7 @@ def _hash_key(text: str) -> str:
 
 _PARSERS: Final[dict[str, Callable[[str], str | int]]] = {
     "memory_bytes": parse_size,
+    "folder_bytes": parse_size,
     "shared_suffix_bytes": parse_size,
     "max_held_bytes": parse_size,
     "budget_bytes": parse_size,

@@ -126,6 +126,10 @@ class LoadCancelledError(UnavailableError):
     """A load was broken off because nobody waits for the model any more."""
 
 
+class KVFileError(MlxspecError):
+    """A file of KV is torn or foreign: it is dropped, and the KV computed."""
+
+
 class ModelPinnedError(MlxspecError):
     """A pinned model is not unloaded."""
 

@@ -36,6 +36,9 @@ COUNTERS = {
     "late_aborts": "Aborts that found their request already ended.",
     "integrity_errors": "Times the idle check found the scheduler's books not in order.",
     "suffix_file_errors": "Times remembered answers could not be written to --suffix-dir.",
+    "kv_file_tokens": "Prompt tokens whose KV was read from --kv-dir.",
+    "kv_files_dropped": "Files in --kv-dir that were torn, foreign or gone, and are removed.",
+    "kv_file_errors": "Times --kv-dir could not be written; one, and it is written no more.",
     "wake_errors": "Wake-ups of the event loop that failed.",
     "prompt_tokens": "Prompt tokens of submitted requests.",
     "cached_tokens": "Prompt tokens that were found in the prefix cache.",
@@ -54,6 +57,7 @@ GAUGES = {
     "model_bytes": "Bytes that models hold, KV memory and reservations included.",
     "kv_blocks_total": "Blocks of the KV pool.",
     "kv_blocks_used": "Blocks of the KV pool in use.",
+    "kv_file_bytes": "Bytes of KV in --kv-dir.",
     "kv_blocks_cached": "Those of them that hold cached prefixes, and are free to who needs them.",
 }
 

@@ -5,6 +5,7 @@
 mod sim;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use mlxspec_scheduler::engine::{Engine, Runner};
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::request::{Finish, Submission};
+use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 
 use sim::script::{Script, Scripts, Wish, mix};
 use sim::{SimRunner, shape};
@@ -32,6 +34,8 @@ fn config() -> SchedulerConfig {
         suffix_dir: None,
         inter_token_ms: 1e3,
         prefix_cache: true,
+        kv_dir: None,
+        kv_dir_bytes: 0,
     }
 }
 
@@ -79,6 +83,14 @@ impl<F: FnMut() -> Turn> Runner for Directed<F> {
             }
             Turn::Panic => panic!("the device is gone"),
         }
+    }
+
+    fn save_kv(&mut self, save: &SegmentSave, file: &Path) -> Result<u64, String> {
+        self.sim.save_kv(save, file)
+    }
+
+    fn read_kv(&mut self, read: &SegmentRead, file: &Path) -> bool {
+        self.sim.read_kv(read, file)
     }
 }
 
@@ -362,6 +374,12 @@ fn who_waits_for_a_model_that_cannot_be_loaded_hears_why() {
         }
         fn step(&mut self, _plan: &StepPlan) -> Result<StepOutcome, String> {
             panic!("nothing to run")
+        }
+        fn save_kv(&mut self, _save: &SegmentSave, _file: &Path) -> Result<u64, String> {
+            panic!("nothing to save")
+        }
+        fn read_kv(&mut self, _read: &SegmentRead, _file: &Path) -> bool {
+            panic!("nothing to read")
         }
     }
     let engine = Engine::new(config(), 1).unwrap();

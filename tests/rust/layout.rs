@@ -29,6 +29,8 @@ impl Bench {
             suffix_dir: None,
             inter_token_ms: 1e3,
             prefix_cache: false,
+            kv_dir: None,
+            kv_dir_bytes: 0,
         };
         let mut scheduler = Scheduler::new(config, 1);
         assert!(matches!(scheduler.next_action(0), Action::Residency(_)));

@@ -29,6 +29,8 @@ fn config() -> SchedulerConfig {
         suffix_dir: None,
         inter_token_ms: 1e3,
         prefix_cache: true,
+        kv_dir: None,
+        kv_dir_bytes: 0,
     }
 }
 
@@ -74,6 +76,8 @@ fn any_config() -> impl Strategy<Value = SchedulerConfig> {
                 suffix_dir: None,
                 inter_token_ms,
                 prefix_cache,
+                kv_dir: None,
+                kv_dir_bytes: 0,
             }
         },
     )

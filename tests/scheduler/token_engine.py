@@ -89,13 +89,15 @@ def token_engine(
     kv_bytes: int = 64 << 20,
     max_running: int = 16,
     synthetic: float | None = None,
+    kv_dir: Path | None = None,
+    kv_dir_bytes: int = 1 << 30,
     **options: Any,
 ) -> Iterator[TokenEngine]:
     """A running engine for one model; ends it, and checks that only cached KV is left."""
     drafts = None if draft_model is None else str(draft_model)
     config = Config(
         models=(ModelConfig(id="model", source=str(folder), draft_model=drafts),),
-        kv=KVConfig(memory_bytes=kv_bytes),
+        kv=KVConfig(memory_bytes=kv_bytes, folder=None if kv_dir is None else str(kv_dir)),
         speculation=SpeculationConfig(synthetic_acceptance=synthetic),
     )
     arguments: dict[str, Any] = {
@@ -106,6 +108,8 @@ def token_engine(
         "suffix_dir": None,
         "inter_token_ms": 1e3,
         "prefix_cache": True,
+        "kv_dir": kv_dir,
+        "kv_dir_bytes": kv_dir_bytes,
         **options,
     }
     plan = plan_memory(config, backend_facts())

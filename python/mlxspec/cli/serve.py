@@ -1,6 +1,7 @@
 """`mlxspec serve`: from flags to a running server."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ _PLACES: Final = {
     "key_file": "access", "allowed_hosts": "access", "allowed_origins": "access",
     "max_running": "scheduler", "max_waiting": "scheduler",
     "step_tokens": "scheduler", "prefill_chunk": "scheduler", "inter_token_ms": "scheduler",
-    "memory_bytes": "kv", "prefix_cache": "kv",
+    "memory_bytes": "kv", "prefix_cache": "kv", "folder": "kv", "folder_bytes": "kv",
     "budget_bytes": "memory", "when_full": "memory",
     "enabled": "speculation", "max_draft": "speculation",
     "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
@@ -88,6 +89,10 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option(
     "--batch-dir", "dir", type=click.Path(), help="Keep files and batches here across restarts."
 )
+@click.option("--kv-dir", "folder", type=click.Path(), help="Keep KV here across restarts.")
+@click.option(
+    "--kv-dir-size", "folder_bytes", type=Size(), help="Most bytes to keep there.  [default: 8GiB]"
+)
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
 @click.option(
     "--draft-model", metavar="MODEL", help="A smaller model of the same vocabulary, to draft with."
@@ -113,6 +118,7 @@ def command(
     config = _with_keys(resolve(_tree(flags), file))
     config = _with_models(config, (*models, *more_models), context_length, draft_model)
     check_exposure(config)
+    _check_kv_dir(config)
     click.echo(_welcome(config))
     from mlxspec.server import serve
 
@@ -159,6 +165,19 @@ def _with_models(
     return msgspec.structs.replace(
         config, models=tuple(_located(model, context_length) for model in wanted)
     )
+
+
+def _check_kv_dir(config: Config) -> None:
+    """Make the folder for KV if it is not there; nobody else may look into it then."""
+    if config.kv.folder is None:
+        return
+    folder = Path(config.kv.folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--kv-dir {folder}: {error.strerror}: choose another folder") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--kv-dir {folder} cannot be written: choose another folder")
 
 
 def _only_model() -> ModelConfig:

@@ -85,6 +85,10 @@ class Counters(Struct, frozen=True, kw_only=True):
     integrity_errors: int
     wake_errors: int
     suffix_file_errors: int
+    kv_file_bytes: int
+    kv_file_tokens: int
+    kv_files_dropped: int
+    kv_file_errors: int
     prompt_tokens: int
     generated_tokens: int
     num_drafts: int
@@ -119,6 +123,8 @@ class Engine:
             suffix_dir=_suffix_dir(config),
             inter_token_ms=config.scheduler.inter_token_ms,
             prefix_cache=config.kv.prefix_cache,
+            kv_dir=config.kv.folder,
+            kv_dir_bytes=config.kv.folder_bytes,
         )
         self._runner = Runner(config, self._plan, self._scheduler, self._watch)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

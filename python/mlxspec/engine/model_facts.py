@@ -39,6 +39,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     step_cost: list[tuple[int, float]]
     rect_cost: float
     fingerprint: str
+    kv_key: str | None
     draft_model: StepCosts | None = None
 
     def __getitem__(self, name: str) -> Any:

@@ -10,18 +10,20 @@ import mlx.core as mx
 import numpy as np
 import structlog
 
-from mlxspec._scheduler import BLOCK_TOKENS, Scheduler
+from mlxspec._scheduler import BLOCK_TOKENS, SEGMENT_TOKENS, Scheduler
 from mlxspec.config import Config
 from mlxspec.engine.loader import Load, Loader
 from mlxspec.engine.memory import MemoryPlan, model_folders
 from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape, ModelFacts
-from mlxspec.errors import LoadCancelledError, MlxspecError
+from mlxspec.errors import KVFileError, LoadCancelledError, MlxspecError
 from mlxspec.model.backend import backend_facts
 from mlxspec.model.device_probe import device_works
 from mlxspec.model.fingerprint import fingerprint
 from mlxspec.model.folder_check import check_folder
 from mlxspec.model.forward import CompiledForward, Network
 from mlxspec.model.kv import KVStore
+from mlxspec.model.kv_file import read_segment, write_segment
+from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
 from mlxspec.speculative.calibrate import StepCosts, measure
 from mlxspec.speculative.constrain import Constraints
@@ -71,6 +73,7 @@ class Runner:
         self._targets: dict[int, Target] = {}
         self._constraints = [Constraints() for _ in config.models]
         self._measured: dict[tuple[int, int], Measured] = {}
+        self._weights_digests: dict[int, str] = {}
         self._context_lengths: dict[int, int] = {}
         self._errors: dict[int, str] = {}
         self._loader = Loader(self._bring_in)
@@ -129,7 +132,7 @@ class Runner:
         store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
         constraints = self._constraints[load.model]
         target = Target(Network(loaded.model, loaded.windows), store, drafter, constraints)
-        facts = self._facts(load.model, target, loaded.context_length)
+        facts = self._facts(load, target, loaded)
         self._targets[load.model] = target
         self._context_lengths[load.model] = facts.max_context
         log.info(
@@ -159,7 +162,8 @@ class Runner:
 
         return adopt(opened.model, opened.context_length, progress)
 
-    def _facts(self, model: int, target: Target, context_length: int) -> ModelFacts:
+    def _facts(self, load: Load, target: Target, loaded: LoadedModel) -> ModelFacts:
+        model, context_length = load.model, loaded.context_length
         wanted, scheduler = self._config.models[model], self._config.scheduler
         shape = DEVICE_SHAPES[backend_facts().kind]
         costs = self._measure((model, 0), target, shape)
@@ -179,8 +183,18 @@ class Runner:
             step_cost=costs.step_cost,
             rect_cost=costs.rect_cost,
             fingerprint=fingerprint(Path(wanted.source), wanted.id),
+            kv_key=self._kv_key(load, loaded),
             draft_model=draft_costs,
         )
+
+    def _kv_key(self, load: Load, loaded: LoadedModel) -> str | None:
+        """The key of the model's KV on disk, if any is to be kept there."""
+        if self._config.kv.folder is None:
+            return None
+        if load.model not in self._weights_digests:
+            folder = Path(self._config.models[load.model].source)
+            self._weights_digests[load.model] = weights_digest(folder, load.check)
+        return kv_key(self._weights_digests[load.model], loaded.layers)
 
     def _measure(self, key: tuple[int, int], target: Target, shape: DeviceShape) -> StepCosts:
         """What steps cost: measured by a network's first load, remembered for the next ones."""
@@ -237,6 +251,31 @@ class Runner:
         rate = self._config.speculation.synthetic_acceptance
         told = np.asarray(answer)
         return told if rate is None else force_acceptance(told, plan, rate)
+
+    def save_kv(self, model: int, slab: int, slot: int, start: int, file: Path) -> int:
+        """Write a segment of a row of the target to a file; returns its bytes, or raises."""
+        target = self._targets[model]
+        layers, stop = target.network.layers, start + SEGMENT_TOKENS
+        try:
+            return write_segment(file, target.store.piece((slab, slot), start, stop, layers))
+        except Exception as error:
+            log.error("kv is kept on disk no more", folder=str(file.parent), error=str(error))
+            raise
+
+    def read_kv(  # noqa: PLR0917 - as the scheduler calls it
+        self, model: int, slab: int, slot: int, start: int, known: int, file: Path
+    ) -> bool:
+        """Read a segment, but for its first `known` positions, into a row; False if unusable."""
+        target = self._targets[model]
+        row, layers = (slab, slot), target.network.layers
+        try:
+            forms = target.store.piece_forms(slab, SEGMENT_TOKENS, layers)
+            piece = [array[:, known:] for array in read_segment(file, forms)]
+        except (KVFileError, OSError) as error:
+            log.warning("kv on disk is dropped", error=str(error))
+            return False
+        target.store.fill(row, start + known, layers, piece)
+        return True
 
 
 def _draft_model(target: LoadedModel, drafts: list[LoadedModel]) -> DraftModel | None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+ALL_LAYERS = slice(None)
+
 
 class LayerShape(NamedTuple):
     """One layer's KV: heads and head sizes of keys and values, and their type."""
@@ -26,6 +28,13 @@ class LayerShape(NamedTuple):
     @property
     def bytes_per_token(self) -> int:
         return self.num_heads * (self.key_dim + self.value_dim) * self.dtype.size
+
+
+class Form(NamedTuple):
+    """An array's shape and type."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
 
 
 class Rect(NamedTuple):
@@ -58,8 +67,9 @@ class Slab:
             [mx.zeros((slots, it.num_heads, capacity, it.value_dim), it.dtype) for it in layers],
         )
 
-    def arrays(self) -> list[mx.array]:
-        return self.keys + self.values
+    def arrays(self, layers: slice = ALL_LAYERS) -> list[mx.array]:
+        """The arrays of these layers; position is their third axis."""
+        return self.keys[layers] + self.values[layers]
 
 
 class KVStore:
@@ -97,6 +107,29 @@ class KVStore:
                 mx.eval(head)
             new[to_slot, :, :num_tokens] = head
         mx.eval(self.slabs[to_slab].arrays())
+
+    def piece(self, row: tuple[int, int], start: int, stop: int, layers: slice) -> list[mx.array]:
+        """A copy of these positions of row (slab, slot) in these layers."""
+        slab, slot = row
+        arrays = self.slabs[slab].arrays(layers)
+        copies = [mx.contiguous(array[slot, :, start:stop]) for array in arrays]
+        mx.eval(copies)
+        return copies
+
+    def piece_forms(self, slab: int, num_tokens: int, layers: slice) -> list[Form]:
+        """What the arrays of a piece are like: (kv_heads, num_tokens, dim) each."""
+        arrays = self.slabs[slab].arrays(layers)
+        return [Form((it.shape[1], num_tokens, it.shape[3]), it.dtype) for it in arrays]
+
+    def fill(
+        self, row: tuple[int, int], start: int, layers: slice, piece: Sequence[mx.array]
+    ) -> None:
+        """Put a piece, or its end, into row (slab, slot) from `start` on."""
+        slab, slot = row
+        arrays = self.slabs[slab].arrays(layers)
+        for array, new in zip(arrays, piece, strict=True):
+            array[slot, :, start : start + new.shape[1]] = new
+        mx.eval(arrays)
 
 
 def write(

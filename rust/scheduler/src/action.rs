@@ -17,6 +17,7 @@ use crate::edits::{Change, Edit};
 use crate::ids::{ModelId, RequestId, SlabId};
 use crate::residency::Order;
 use crate::rows::KvOp;
+use crate::segment::SegmentRead;
 
 /// What the engine loop does next.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum Action {
     Residency(Order),
     /// Run this step and commit its outcome.
     Step(Box<StepPlan>),
+    /// Read a piece of KV from disk and tell [`crate::scheduler::Scheduler::take_read`].
+    Read(SegmentRead),
     /// Nothing to do until a command arrives.
     Idle,
 }

@@ -8,7 +8,8 @@ use crate::request::Request;
 ///
 /// Every decoding row takes part. Prefill shares what is left, in order of their turn: a whole step's
 /// tokens when nothing decodes, one chunk of `prefill_chunk` when something does, so that a long
-/// prompt never stalls the others for more than a chunk. Who follows another's prompt waits.
+/// prompt never stalls the others for more than a chunk. Who follows another's prompt waits, and so does
+/// who has it on disk.
 pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -> Vec<PlannedRow> {
     let num_decoding = running.iter().filter(|request| request.is_decoding()).count() as u32;
     let left = shape.step_tokens.saturating_sub(num_decoding);
@@ -17,7 +18,7 @@ pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -
     for (index, request) in running.iter().enumerate() {
         let pending = request.num_pending();
         let num_new = if pending == 1 { 1 } else { pending.min(prefill) };
-        if num_new == 0 || request.follows {
+        if num_new == 0 || request.stands_still() {
             continue;
         }
         if pending > 1 {

@@ -32,6 +32,10 @@ pub struct SchedulerConfig {
     pub inter_token_ms: f32,
     /// Whether the KV of requests that ended is kept for those that begin alike.
     pub prefix_cache: bool,
+    /// Where cached KV outlives the process; `None` forgets it.
+    pub kv_dir: Option<PathBuf>,
+    /// Most bytes there.
+    pub kv_dir_bytes: u64,
 }
 
 /// How models share memory.
@@ -119,6 +123,9 @@ pub struct ModelShape {
     pub rect_cost: f32,
     /// Names the tokenizer: texts of another one mean nothing here.
     pub fingerprint: String,
+    /// Names all that KV depends on beside salt and tokens: KV of another key is of no use here.
+    /// `None` where none is kept on disk.
+    pub kv_key: Option<String>,
     /// What is known of its draft model, if it has one.
     pub draft_model: Option<DraftModelShape>,
 }

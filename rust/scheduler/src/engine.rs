@@ -5,6 +5,7 @@
 //! lets the runner do it, commits, and publishes all events of the turn with one wake.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
@@ -16,11 +17,13 @@ use crate::config::{KeepAlive, ModelShape, SchedulerConfig};
 use crate::error::SubmitError;
 use crate::ids::{ModelId, RequestId};
 use crate::inbox::Inbox;
+use crate::kv_disk::KvDisk;
 use crate::model::{Event, Model};
 use crate::outbox::Outbox;
 use crate::request::{Finish, Request, Submission};
 use crate::residency::{Order, Phase, Residency};
 use crate::scheduler::Scheduler;
+use crate::segment::{SegmentRead, SegmentSave};
 use crate::speculation_stats::SpeculationStats;
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
@@ -28,6 +31,12 @@ use crate::waiter::Waiter;
 
 /// An idle engine still shows a sign of life this often.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// An engine that ends writes what is cached to disk for so long at most.
+const LAST_SAVES: Duration = Duration::from_secs(3);
+
+/// And what a model has cached that makes room for another.
+const SAVES_OF_EVICTED: Duration = Duration::from_millis(500);
 
 /// What runs models: MLX behind Python in production, a simulation in tests.
 pub trait Runner {
@@ -48,6 +57,16 @@ pub trait Runner {
     /// have made. It drops them, so slabs may be dropped that were never made. What the step should
     /// have dropped must be dropped all the same.
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String>;
+
+    /// Write a segment's KV to this file, all of it or nothing; returns the file's bytes.
+    ///
+    /// # Errors
+    /// Why the disk does not take it.
+    fn save_kv(&mut self, save: &SegmentSave, file: &Path) -> Result<u64, String>;
+
+    /// Read a segment's KV from this file into its row. False if it is not there, not whole, or not
+    /// what it should be.
+    fn read_kv(&mut self, read: &SegmentRead, file: &Path) -> bool;
 }
 
 /// A command that must never be refused.
@@ -277,6 +296,7 @@ impl Engine {
 
     fn serve(&self, scheduler: &mut Scheduler, runner: &mut dyn Runner, events: &mut Vec<Event>) {
         let mut archive = Archive::new(self.config.suffix_dir.clone());
+        let disk = KvDisk::open(&self.config, scheduler, &self.stats);
         loop {
             Stats::set(&self.stats.heartbeat_ns, self.now_ns());
             let closed = self.inbox.is_closed();
@@ -288,8 +308,12 @@ impl Engine {
             scheduler.take_news(events);
             match action {
                 Action::Residency(order) => {
+                    if let Order::Evict(model) = order {
+                        disk.save_all(scheduler, runner, Some(model), SAVES_OF_EVICTED);
+                    }
                     self.obey(scheduler, runner, &mut archive, order, events);
                 }
+                Action::Read(read) => disk.read(scheduler, runner, &read),
                 Action::Step(plan) => self.step(scheduler, runner, &plan, events),
                 Action::Idle if closed && scheduler.is_idle() => break,
                 Action::Idle => {
@@ -299,7 +323,9 @@ impl Engine {
                     if archive.is_due(self.now_ns()) {
                         self.save_to(&mut archive, scheduler.resident());
                     }
-                    self.inbox.wait(Some(HEARTBEAT));
+                    if !disk.save_next(scheduler, runner, None) {
+                        self.inbox.wait(Some(HEARTBEAT));
+                    }
                 }
             }
             self.gauge(scheduler);
@@ -307,6 +333,8 @@ impl Engine {
         }
         self.publish(events);
         self.save_to(&mut archive, scheduler.resident());
+        disk.save_all(scheduler, runner, None, LAST_SAVES);
+        self.gauge(scheduler);
     }
 
     fn save_to<'a>(&self, archive: &mut Archive, models: impl IntoIterator<Item = &'a Model>) {
@@ -434,6 +462,7 @@ impl Engine {
         let residency = scheduler.residency();
         let there = |phase| matches!(phase, Phase::Resident | Phase::Draining);
         let resident = residency.models.iter().filter(|it| there(it.phase)).count();
+        Stats::set(&self.stats.kv_file_bytes, scheduler.segments().num_bytes());
         Stats::set(&self.stats.model_bytes, residency.held());
         Stats::set(&self.stats.models_resident, resident as u64);
         if self.board.publish(residency) && self.outbox.wake().is_err() {

@@ -13,12 +13,15 @@ use std::collections::BTreeSet;
 use std::hash::RandomState;
 
 use crate::block_pool::BlockPool;
-use crate::config::BLOCK_TOKENS;
+use crate::config::{BLOCK_TOKENS, ModelShape};
 use crate::error::{IntegrityError, ensure};
 use crate::ids::{PrefixId, Row, SlabId};
 use crate::prefix_cache::{Hit, PrefixCache};
 use crate::request::Request;
 use crate::rows::{KvOp, NoRoom, Owner, RowPool};
+use crate::saving::Saving;
+use crate::segment::SegmentName;
+use crate::segment_index::SegmentIndex;
 
 /// The rows of one model and what is known of their KV.
 #[derive(Debug)]
@@ -30,17 +33,19 @@ pub struct KvMemory {
     /// Prefixes touched since then are of use to somebody who waits.
     awaited_since: u64,
     num_evictions: u64,
+    saving: Saving,
 }
 
 impl KvMemory {
     /// All blocks free. `caching` is whether KV outlives its request.
-    pub fn new(total_blocks: u32, max_slots: u32, caching: bool) -> Self {
+    pub fn new(shape: &ModelShape, caching: bool) -> Self {
         Self {
-            rows: RowPool::new(total_blocks, max_slots),
+            rows: RowPool::new(shape.total_blocks, shape.slab_slots),
             cache: PrefixCache::new(RandomState::new()),
             caching,
             awaited_since: 0,
             num_evictions: 0,
+            saving: Saving::new(shape.kv_key.clone()),
         }
     }
 
@@ -240,6 +245,7 @@ impl KvMemory {
         match kept {
             Ok(to) => {
                 self.cache.retire(prefix, to, request.computed());
+                self.saving.push(prefix, &self.cache);
                 (request.row, request.prefix) = (None, None);
             }
             Err(NoRoom) => self.release(request),
@@ -253,6 +259,23 @@ impl KvMemory {
         }
         self.evict_while(u64::MAX, None, |rows| rows.pool().num_free() < need);
         self.rows.cache(row, num_tokens)
+    }
+
+    /// The next segment of what is cached to write to disk: its row, first position and name. None
+    /// while rows are still to be moved.
+    pub(crate) fn next_save(
+        &mut self,
+        index: &mut SegmentIndex,
+    ) -> Option<(Row, u32, SegmentName)> {
+        if self.rows.has_ops() {
+            return None;
+        }
+        self.saving.next(&self.cache, index)
+    }
+
+    /// That segment was written.
+    pub(crate) fn saved(&mut self, index: &mut SegmentIndex, num_bytes: u64) {
+        self.saving.wrote(index, num_bytes);
     }
 
     /// The request leaves its row, and its KV is not to be used again.

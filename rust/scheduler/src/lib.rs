@@ -9,7 +9,8 @@
 //! 4. [`model::Model`]: one model's requests: admission, rows, preemption, drafts.
 //! 5. [`kv_memory`]: where a request's KV lies, and what of it is there already: [`rows`] paid for from
 //!    one [`block_pool`], found again by the [`prefix_cache`].
-//! 6. [`batch`], [`prefill_pace`], [`layout`], [`drafting`], [`draft_len`], [`suffix`], [`corpus`]: one
+//! 6. [`segment`], [`segment_index`], [`segment_folder`]: what of it outlives the process, on disk.
+//! 7. [`batch`], [`prefill_pace`], [`layout`], [`drafting`], [`draft_len`], [`suffix`], [`corpus`]: one
 //!    question each.
 //!
 //! The core is sans-IO: time is passed in, randomness is seeded, and nothing but [`py`] (behind the
@@ -35,6 +36,7 @@ pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod inbox;
+pub mod kv_disk;
 pub mod kv_memory;
 pub mod layout;
 pub mod model;
@@ -47,11 +49,16 @@ pub mod request;
 pub mod residency;
 pub mod rows;
 pub mod sampling;
+pub mod saving;
 pub mod scheduler;
+pub mod segment;
+pub mod segment_folder;
+pub mod segment_index;
 pub mod speculation_stats;
 pub mod stats;
 pub mod step_cost;
 pub mod suffix;
 pub mod sync;
 pub mod token_counts;
+pub mod unread;
 pub mod waiter;

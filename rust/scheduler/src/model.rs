@@ -15,8 +15,11 @@ use crate::layout::lay_out;
 use crate::prefill_pace::PrefillPace;
 use crate::request::{Finish, Request, RequestStats};
 use crate::rows::KvOp;
+use crate::segment::{SEGMENT_TOKENS, SegmentRead, SegmentSave};
+use crate::segment_index::SegmentIndex;
 use crate::step_cost::StepCost;
 use crate::token_counts::TokenCounts;
+use crate::unread::Unread;
 
 /// News of one request. The one with an `end` is its last.
 #[derive(Debug, PartialEq)]
@@ -65,6 +68,8 @@ pub struct Model {
     running: Vec<Request>,
     drafting: Drafting,
     pace: PrefillPace,
+    /// Its last turn went to a read from disk.
+    has_read: bool,
     /// Preemptions so far.
     pub(crate) num_preemptions: u64,
 }
@@ -74,12 +79,13 @@ impl Model {
     pub fn new(id: ModelId, config: &SchedulerConfig, shape: ModelShape) -> Self {
         Self {
             id,
-            kv: KvMemory::new(shape.total_blocks, shape.slab_slots, config.prefix_cache),
+            kv: KvMemory::new(&shape, config.prefix_cache),
             drafting: Drafting::new(config, &shape),
             pace: PrefillPace::new(&StepCost::new(&shape.step_cost, shape.rect_cost)),
             shape,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            has_read: false,
             num_preemptions: 0,
         }
     }
@@ -178,11 +184,67 @@ impl Model {
         });
     }
 
-    /// Decide the next step; `None` when there is nothing to run and nothing to free.
-    pub fn plan(&mut self, config: &SchedulerConfig, now_ns: u64) -> Option<StepPlan> {
+    /// Give rows to those who need them, and see what of their prompts is there already.
+    pub fn prepare(&mut self, config: &SchedulerConfig, index: &mut SegmentIndex, now_ns: u64) {
         self.make_room();
         self.admit(config, now_ns);
+        self.seek(index);
         self.follow();
+    }
+
+    /// Look on disk for what the newly admitted begin with.
+    fn seek(&mut self, index: &mut SegmentIndex) {
+        let Some(kv_key) = &self.shape.kv_key else { return };
+        for Request { unread, salt, tokens, num_computed, .. } in &mut self.running {
+            unread.seek(kv_key, salt, &tokens[..tokens.len() - 1], *num_computed, index);
+        }
+    }
+
+    /// What to read from disk now. Steps and reads take turns, so that who decodes waits for one segment
+    /// at most.
+    pub fn next_read(&mut self) -> Option<SegmentRead> {
+        let turn_of_step = self.has_read && self.running.iter().any(|it| !it.stands_still());
+        self.has_read = false;
+        if turn_of_step || self.kv.rows().has_ops() {
+            return None;
+        }
+        let waits = |it: &&mut Request| !it.follows && !it.unread.is_empty();
+        let read = self.running.iter_mut().filter(waits).find_map(|request| {
+            let (start, name) = request.unread.next(request.num_computed)?;
+            let known = request.num_computed.saturating_sub(start);
+            let (model, row) = (self.id, request.row?);
+            Some(SegmentRead { model, request: request.id, row, start, known, name })
+        });
+        self.has_read = read.is_some();
+        read
+    }
+
+    /// A read is done: the request need not compute what is `there` now; else it reads no further.
+    pub fn take_read(&mut self, read: &SegmentRead, there: bool) {
+        let Some(request) = self.running.iter_mut().find(|it| it.id == read.request) else {
+            return;
+        };
+        if !there {
+            request.unread.give_up();
+            return;
+        }
+        let num_new = read.start + SEGMENT_TOKENS - request.num_computed;
+        request.num_computed += num_new;
+        if request.stats.preemptions == 0 {
+            request.stats.num_cached_tokens += num_new;
+        }
+        request.unread.skip(request.num_computed);
+        self.kv.publish(request);
+    }
+
+    /// What to write to disk while there is nothing else to do.
+    pub fn next_save(&mut self, index: &mut SegmentIndex) -> Option<SegmentSave> {
+        let (row, start, name) = self.kv.next_save(index)?;
+        Some(SegmentSave { model: self.id, row, start, name })
+    }
+
+    /// Decide the next step; `None` when there is nothing to run and nothing to free.
+    pub fn plan(&mut self, config: &SchedulerConfig) -> Option<StepPlan> {
         let chunk = self.prefill_chunk(config.inter_token_ms);
         let mut rows = form_batch(&self.running, &self.shape, chunk);
         if config.speculation {
@@ -254,6 +316,7 @@ impl Model {
     fn put_back(&mut self, mut request: Request) {
         request.num_computed = 0;
         request.num_read = 0;
+        request.unread = Unread::default();
         request.stats.preemptions += 1;
         self.num_preemptions += 1;
         self.push(request);

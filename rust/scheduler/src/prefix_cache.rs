@@ -212,6 +212,12 @@ impl<S: BuildHasher> PrefixCache<S> {
         self.retired.values().filter_map(|id| Some((*id, self.prefixes.get(id)?.row)))
     }
 
+    /// Row, salt and tokens of a prefix that nobody runs in.
+    pub fn get_retired(&self, id: PrefixId) -> Option<(Row, &str, &[u32])> {
+        let prefix = self.prefixes.get(&id).filter(|it| it.retired.is_some())?;
+        Some((prefix.row, &*prefix.salt, &prefix.tokens))
+    }
+
     /// The row and the published tokens of a prefix.
     pub(crate) fn get(&self, id: PrefixId) -> Option<(Row, &[u32])> {
         self.prefixes.get(&id).map(|it| (it.row, it.tokens.as_slice()))

@@ -1,6 +1,6 @@
 //! The Python face: convert, detach, map errors, call the runner. Nothing is decided here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::buffer::PyBuffer;
@@ -18,11 +18,12 @@ use crate::config::{
 use crate::draft::Drafter;
 use crate::engine::{Engine, Runner};
 use crate::error::SubmitError;
-use crate::ids::{ModelId, RequestId};
+use crate::ids::{ModelId, RequestId, Row};
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Submission};
 use crate::residency::{Phase, Residency};
 use crate::sampling::{Penalties, Sampling, Xtc};
+use crate::segment::{SegmentRead, SegmentSave};
 use crate::speculation_stats::{DraftStats, SpeculationStats};
 use crate::sync::Ordering;
 
@@ -120,7 +121,7 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, models, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache))]
+    #[pyo3(signature = (*, models, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
     fn new(
@@ -134,6 +135,8 @@ impl Scheduler {
         suffix_dir: Option<PathBuf>,
         inter_token_ms: f32,
         prefix_cache: bool,
+        kv_dir: Option<PathBuf>,
+        kv_dir_bytes: u64,
     ) -> PyResult<Self> {
         let config = SchedulerConfig {
             max_waiting,
@@ -144,6 +147,8 @@ impl Scheduler {
             suffix_dir,
             inter_token_ms,
             prefix_cache,
+            kv_dir,
+            kv_dir_bytes,
         };
         let policies = models.iter().map(|it| ModelPolicy {
             need: it.need,
@@ -465,6 +470,21 @@ impl Runner for PyRunner {
         })
         .map_err(|error: PyErr| error.to_string())
     }
+
+    fn save_kv(&mut self, save: &SegmentSave, file: &Path) -> Result<u64, String> {
+        let Row { slab, slot } = save.row;
+        let args = (save.model.0, slab.0, slot, save.start, file);
+        Python::attach(|py| self.runner.call_method1(py, "save_kv", args)?.extract(py))
+            .map_err(|error: PyErr| error.to_string())
+    }
+
+    fn read_kv(&mut self, read: &SegmentRead, file: &Path) -> bool {
+        let Row { slab, slot } = read.row;
+        let args = (read.model.0, slab.0, slot, read.start, read.known, file);
+        // The runner has logged what went wrong; the prompt is then computed.
+        Python::attach(|py| self.runner.call_method1(py, "read_kv", args)?.extract(py))
+            .unwrap_or(false)
+    }
 }
 
 fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
@@ -479,6 +499,7 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
         step_cost: facts.get_item("step_cost")?.extract()?,
         rect_cost: facts.get_item("rect_cost")?.extract()?,
         fingerprint: facts.get_item("fingerprint")?.extract()?,
+        kv_key: facts.get_item("kv_key")?.extract()?,
         draft_model: draft_model_of(&facts.get_item("draft_model")?)?,
     })
 }
@@ -502,4 +523,7 @@ mod _scheduler {
 
     #[pymodule_export]
     const BLOCK_TOKENS: u32 = crate::config::BLOCK_TOKENS;
+
+    #[pymodule_export]
+    const SEGMENT_TOKENS: u32 = crate::segment::SEGMENT_TOKENS;
 }

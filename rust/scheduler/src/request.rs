@@ -14,6 +14,7 @@ use crate::model::Event;
 use crate::sampling::Sampling;
 use crate::suffix::SuffixIndex;
 use crate::token_counts::TokenCounts;
+use crate::unread::Unread;
 
 /// Tokens that a request waits for rather than compute them beside the one that does already.
 const WORTH_WAITING: u32 = 4 * BLOCK_TOKENS;
@@ -140,6 +141,8 @@ pub struct Request {
     pub(crate) submitted_ns: u64,
     pub(crate) keep_alive: Option<KeepAlive>,
     pub(crate) started: bool,
+    /// What it begins with and is still to come from disk.
+    pub(crate) unread: Unread,
     /// Somebody ahead is reading the same prompt: what both begin with is computed once.
     pub(crate) follows: bool,
     pub(crate) stats: RequestStats,
@@ -186,6 +189,7 @@ impl Request {
             submitted_ns: now_ns,
             keep_alive: submission.keep_alive,
             started: false,
+            unread: Unread::default(),
             follows: false,
             stats: RequestStats::default(),
             tokens: submission.prompt,
@@ -247,6 +251,11 @@ impl Request {
         let common = both.take_while(|(a, b)| a == b).count() as u32;
         let shared = common.min(other.len() - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
         self.num_computed < shared && shared >= other.num_computed + WORTH_WAITING
+    }
+
+    /// Whether it has to wait for what others compute, or the disk holds, of its prompt.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.follows || !self.unread.is_empty()
     }
 
     /// Whether it is drafted for at all.

@@ -9,6 +9,8 @@ use crate::ids::{ModelId, RequestId};
 use crate::model::{Event, Model};
 use crate::request::{Finish, Request};
 use crate::residency::{Admission, Phase, Residency};
+use crate::segment::{SegmentRead, SegmentSave};
+use crate::segment_index::SegmentIndex;
 use crate::waiter::Waiter;
 
 /// A model of the configuration and those who wait for it to be in memory.
@@ -36,6 +38,8 @@ pub struct Scheduler {
     loaded: Vec<ModelId>,
     /// Preemptions and evicted prefixes of models that have left.
     past: (u64, u64),
+    /// What KV lies on disk.
+    segments: SegmentIndex,
 }
 
 impl Scheduler {
@@ -63,6 +67,7 @@ impl Scheduler {
             news: Vec::new(),
             loaded: Vec::new(),
             past: (0, 0),
+            segments: SegmentIndex::default(),
         }
     }
 
@@ -253,7 +258,12 @@ impl Scheduler {
             let index = self.turn % self.entries.len();
             self.turn = index + 1;
             let model = self.entries[index].model.as_mut().filter(|model| model.has_work());
-            if let Some(plan) = model.and_then(|model| model.plan(&self.config, now_ns)) {
+            let Some(model) = model else { continue };
+            model.prepare(&self.config, &mut self.segments, now_ns);
+            if let Some(read) = model.next_read() {
+                return Action::Read(read);
+            }
+            if let Some(plan) = model.plan(&self.config) {
                 return Action::Step(Box::new(plan));
             }
         }
@@ -338,6 +348,47 @@ impl Scheduler {
         }
     }
 
+    /// Go by what KV an earlier server left on disk.
+    pub fn use_segments(&mut self, segments: SegmentIndex) {
+        self.segments = segments;
+    }
+
+    /// What KV lies on disk.
+    pub fn segments(&self) -> &SegmentIndex {
+        &self.segments
+    }
+
+    /// The same, to follow on disk what it decides.
+    pub fn segments_mut(&mut self) -> &mut SegmentIndex {
+        &mut self.segments
+    }
+
+    /// A read is done; unless the KV is `there` now, it is looked for no more.
+    pub fn take_read(&mut self, read: &SegmentRead, there: bool) {
+        if !there {
+            self.segments.lost(read.name);
+        }
+        if let Some(model) = self.model_mut(read.model) {
+            model.take_read(read, there);
+        }
+    }
+
+    /// What cached KV to write to disk next, of any model or of one; for when there is nothing else to
+    /// do. It must be written, or saving stopped, before the next call.
+    pub fn next_save(&mut self, of: Option<ModelId>) -> Option<SegmentSave> {
+        let wanted = |at: usize| of.is_none_or(|id| id.0 as usize == at);
+        let entries = self.entries.iter_mut().enumerate().filter(|(at, _)| wanted(*at));
+        let mut models = entries.filter_map(|(_, entry)| entry.model.as_mut());
+        models.find_map(|model| model.next_save(&mut self.segments))
+    }
+
+    /// A segment was written, and takes so many bytes.
+    pub fn saved(&mut self, save: &SegmentSave, num_bytes: u64) {
+        if let Some(model) = self.entries[save.model.0 as usize].model.as_mut() {
+            model.kv.saved(&mut self.segments, num_bytes);
+        }
+    }
+
     /// The models that were loaded since the last call.
     pub fn take_loaded(&mut self) -> Vec<ModelId> {
         std::mem::take(&mut self.loaded)
@@ -359,6 +410,7 @@ impl Scheduler {
     /// Names the first violation.
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
         self.residency.check_integrity()?;
+        self.segments.check_integrity()?;
         for (at, (entry, state)) in self.entries.iter().zip(&self.residency.models).enumerate() {
             let running = entry.model.as_ref().map_or(0, |it| it.num_waiting() + it.num_running());
             ensure!(running == state.running as usize, "model {at} has {running} requests");

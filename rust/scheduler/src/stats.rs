@@ -85,6 +85,14 @@ counters! {
     num_accepted_tokens,
     /// Times the shared texts could not be written to their file.
     suffix_file_errors,
+    /// Gauge: bytes of KV on disk.
+    kv_file_bytes,
+    /// Prompt tokens whose KV was read from disk.
+    kv_file_tokens,
+    /// Files of KV that could not be read, and were removed.
+    kv_files_dropped,
+    /// Times that KV could not be written to disk; it is not tried again.
+    kv_file_errors,
     /// Nanoseconds since the engine started, at its last sign of life.
     heartbeat_ns,
 }

@@ -82,6 +82,26 @@ impl SimRow {
         self.cells[..num_tokens as usize].to_vec()
     }
 
+    /// A copy of `len` positions from `start` on.
+    pub(crate) fn piece(&self, start: u32, len: u32) -> Vec<Seen> {
+        assert!(start + len <= self.valid, "a piece takes what the row does not hold");
+        self.read(start + len - 1).split_off(start as usize)
+    }
+
+    /// Take over a piece, of which the first positions are here already.
+    pub(crate) fn fill(&mut self, start: u32, known: u32, piece: &[Seen]) {
+        if start + known == 0 {
+            self.clear();
+        }
+        self.keep(start + known);
+        let place = &mut self.cells[start as usize..start as usize + piece.len()];
+        let both = place.iter().zip(piece).take(known as usize);
+        both.for_each(|(old, new)| assert_eq!(*old, Some(*new), "another beginning"));
+        place.iter_mut().zip(piece).for_each(|(old, new)| *old = Some(*new));
+        let end = start + piece.len() as u32;
+        (self.valid, self.end) = (end, end);
+    }
+
     /// Take over a copy.
     pub(crate) fn paste(&mut self, head: &[Option<Seen>]) {
         self.clear();

@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "every test target uses its own part")]
 #![allow(clippy::panic, clippy::missing_panics_doc, reason = "a violation fails the test")]
 
+pub(crate) mod disk;
 pub(crate) mod draft_model;
 pub(crate) mod kv;
 pub(crate) mod plan;
@@ -19,12 +20,14 @@ pub(crate) mod script;
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use mlxspec_scheduler::action::{LoadEnd, Rect, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::ModelShape;
 use mlxspec_scheduler::engine::Runner;
 use mlxspec_scheduler::ids::{ModelId, SlabId};
 use mlxspec_scheduler::rows::KvOp;
+use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 
 use draft_model::SimDraftModel;
 use kv::Slab;
@@ -60,6 +63,8 @@ pub(crate) struct SimRunner {
     pub(crate) seen: Seen,
     /// By script: drafts verified, and kept.
     pub(crate) drafted: BTreeMap<u32, (u32, u32)>,
+    /// The first in line took no part in the last step.
+    first_waits: bool,
     /// Slabs that a failed step should have made.
     missing: BTreeSet<SlabId>,
 }
@@ -74,6 +79,7 @@ impl SimRunner {
             draft_model: SimDraftModel::default(),
             seen: Seen::default(),
             drafted,
+            first_waits: false,
             missing: BTreeSet::new(),
         }
     }
@@ -117,7 +123,7 @@ impl SimRunner {
         }
     }
 
-    fn slab(&mut self, id: SlabId) -> &mut Slab {
+    pub(crate) fn slab(&mut self, id: SlabId) -> &mut Slab {
         self.slabs.get_mut(&id).unwrap_or_else(|| panic!("slab {id} does not exist"))
     }
 
@@ -224,6 +230,7 @@ pub(crate) fn shape(max_context: u32, total_blocks: u32, padded: bool) -> ModelS
         step_cost: vec![(1, 1.0), (256, 1.0)],
         rect_cost: 0.0,
         fingerprint: "sim".to_owned(),
+        kv_key: None,
         draft_model: None,
     }
 }
@@ -247,5 +254,13 @@ impl Runner for SimRunner {
 
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
         Ok(self.run(plan))
+    }
+
+    fn save_kv(&mut self, save: &SegmentSave, _file: &Path) -> Result<u64, String> {
+        panic!("{save:?}, and no disk");
+    }
+
+    fn read_kv(&mut self, read: &SegmentRead, _file: &Path) -> bool {
+        panic!("{read:?}, and no disk");
     }
 }

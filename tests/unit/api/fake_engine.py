@@ -84,6 +84,10 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     integrity_errors: int = 120
     wake_errors: int = 121
     suffix_file_errors: int = 126
+    kv_file_bytes: int = 127
+    kv_file_tokens: int = 128
+    kv_files_dropped: int = 129
+    kv_file_errors: int = 130
     num_drafts: int = 115
     num_draft_tokens: int = 116
     num_accepted_tokens: int = 117
