@@ -21,14 +21,17 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def save_model_with_tokenizer(folder: Path, kind: str, seed: int) -> Path:
-    """A model folder of `kind` (llama or qwen3) whose weights belong to the seed."""
+def save_model_with_tokenizer(folder: Path, kind: str, seed: int, **options: Any) -> Path:
+    """A model folder of `kind` (llama or qwen3) whose weights belong to the seed.
+
+    Options change its configuration.
+    """
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.models import llama, qwen3
 
     folder.mkdir()
-    config = CONFIG | {"model_type": kind}
+    config = CONFIG | {"model_type": kind} | options
     (folder / "config.json").write_text(json.dumps(config))
     module = {"llama": llama, "qwen3": qwen3}[kind]
     mx.random.seed(seed)

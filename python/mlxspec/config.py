@@ -163,6 +163,7 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
 
     draft_model: what to find a smaller model of the same vocabulary by, which drafts for it.
+    kv_bits: keep keys and values in so many bits (`None`: as the model computes them).
 
     aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.
     preload: loaded at start, if there is room. keep_alive_seconds: it leaves when idle for so long
@@ -173,6 +174,7 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     source: str
     context_length: Positive | None = None
     draft_model: str | None = None
+    kv_bits: Literal[4, 8] | None = None
     aliases: tuple[str, ...] = ()
     pinned: bool = False
     preload: bool = True

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mlxspec._scheduler import Scheduler
 from mlxspec.config import Config, KVConfig, ModelConfig, SpeculationConfig
@@ -86,6 +86,7 @@ def token_engine(
     folder: Path,
     *,
     draft_model: Path | None = None,
+    kv_bits: Literal[4, 8] | None = None,
     kv_bytes: int = 64 << 20,
     max_running: int = 16,
     synthetic: float | None = None,
@@ -96,7 +97,7 @@ def token_engine(
     """A running engine for one model; ends it, and checks that only cached KV is left."""
     drafts = None if draft_model is None else str(draft_model)
     config = Config(
-        models=(ModelConfig(id="model", source=str(folder), draft_model=drafts),),
+        models=(ModelConfig(id="model", source=str(folder), draft_model=drafts, kv_bits=kv_bits),),
         kv=KVConfig(memory_bytes=kv_bytes, folder=None if kv_dir is None else str(kv_dir)),
         speculation=SpeculationConfig(synthetic_acceptance=synthetic),
     )

@@ -30,6 +30,9 @@ _PLACES: Final = {
 }  # fmt: skip
 """The section of the configuration that each flag belongs to."""
 
+_OF_MODELS: Final = ("context_length", "kv_bits")
+"""Flags that set the same for each model."""
+
 _COUNT: Final = click.IntRange(min=1)
 
 
@@ -93,6 +96,10 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option(
     "--kv-dir-size", "folder_bytes", type=Size(), help="Most bytes to keep there.  [default: 8GiB]"
 )
+@click.option(
+    "--kv-bits", type=click.Choice([8, 4]),
+    help="Keep the KV of each model in so many bits. Changes tokens.  [default: as computed]",
+)  # fmt: skip
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
 @click.option(
     "--draft-model", metavar="MODEL", help="A smaller model of the same vocabulary, to draft with."
@@ -107,7 +114,6 @@ def command(
     models: tuple[str, ...],
     more_models: tuple[str, ...],
     file: Path | None,
-    context_length: int | None,
     draft_model: str | None,
     **flags: Any,
 ) -> None:
@@ -115,8 +121,9 @@ def command(
 
     Without MODEL, the only model on this machine is served.
     """
+    for_all = {name: flags.pop(name) for name in _OF_MODELS}
     config = _with_keys(resolve(_tree(flags), file))
-    config = _with_models(config, (*models, *more_models), context_length, draft_model)
+    config = _with_models(config, (*models, *more_models), draft_model, for_all)
     check_exposure(config)
     _check_kv_dir(config)
     click.echo(_welcome(config))
@@ -145,10 +152,13 @@ def _with_keys(config: Config) -> Config:
 def _with_models(
     config: Config,
     sources: tuple[str, ...],
-    context_length: int | None,
     draft_model: str | None,
+    for_all: Tree,
 ) -> Config:
-    """Put the models to serve into the configuration, each found and checked on this machine."""
+    """Put the models to serve into the configuration, each found and checked on this machine.
+
+    for_all: settings that every model gets, where they are not None.
+    """
     from mlxspec.model.store import model_id
 
     wanted = [ModelConfig(id=model_id(source), source=source) for source in sources]
@@ -163,7 +173,7 @@ def _with_models(
             )
         wanted = [msgspec.structs.replace(wanted[0], draft_model=draft_model)]
     return msgspec.structs.replace(
-        config, models=tuple(_located(model, context_length) for model in wanted)
+        config, models=tuple(_located(model, for_all) for model in wanted)
     )
 
 
@@ -191,7 +201,7 @@ def _only_model() -> ModelConfig:
     return ModelConfig(id=names[0], source=names[0])
 
 
-def _located(model: ModelConfig, context_length: int | None) -> ModelConfig:
+def _located(model: ModelConfig, for_all: Tree) -> ModelConfig:
     """The model with checked folders as its sources; fetches what is not here."""
     from mlxspec.model import store
     from mlxspec.model.vocabulary import check_same_vocabulary
@@ -206,8 +216,8 @@ def _located(model: ModelConfig, context_length: int | None) -> ModelConfig:
     return msgspec.structs.replace(
         model,
         source=str(folder),
-        context_length=context_length or model.context_length,
         draft_model=None if draft_model is None else str(draft_model),
+        **{name: value for name, value in for_all.items() if value is not None},
     )
 
 

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from mlxspec.model.folder_check import check_folder
 from mlxspec.model.forward import CompiledForward, Network
 from mlxspec.model.kv import KVStore
 from mlxspec.model.kv_file import read_segment, write_segment
+from mlxspec.model.kv_form import LayerShape, quantised
 from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
 from mlxspec.speculative.calibrate import StepCosts, measure
@@ -129,10 +130,11 @@ class Runner:
             raise _NeedsMoreError(num_bytes)
         loaded = self._adopt(load, target_opened)
         drafter = _draft_model(loaded, [self._adopt(load, it) for it in drafts_opened])
-        store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
+        layers = quantised(loaded.layers, self._config.models[load.model].kv_bits)
+        store = KVStore([*layers, *(drafter.layers if drafter else ())])
         constraints = self._constraints[load.model]
         target = Target(Network(loaded.model, loaded.windows), store, drafter, constraints)
-        facts = self._facts(load, target, loaded)
+        facts = self._facts(load, target, loaded.context_length)
         self._targets[load.model] = target
         self._context_lengths[load.model] = facts.max_context
         log.info(
@@ -162,8 +164,8 @@ class Runner:
 
         return adopt(opened.model, opened.context_length, progress)
 
-    def _facts(self, load: Load, target: Target, loaded: LoadedModel) -> ModelFacts:
-        model, context_length = load.model, loaded.context_length
+    def _facts(self, load: Load, target: Target, context_length: int) -> ModelFacts:
+        model = load.model
         wanted, scheduler = self._config.models[model], self._config.scheduler
         shape = DEVICE_SHAPES[backend_facts().kind]
         costs = self._measure((model, 0), target, shape)
@@ -183,18 +185,18 @@ class Runner:
             step_cost=costs.step_cost,
             rect_cost=costs.rect_cost,
             fingerprint=fingerprint(Path(wanted.source), wanted.id),
-            kv_key=self._kv_key(load, loaded),
+            kv_key=self._kv_key(load, target.store.layers[target.network.layers]),
             draft_model=draft_costs,
         )
 
-    def _kv_key(self, load: Load, loaded: LoadedModel) -> str | None:
+    def _kv_key(self, load: Load, layers: Sequence[LayerShape]) -> str | None:
         """The key of the model's KV on disk, if any is to be kept there."""
         if self._config.kv.folder is None:
             return None
         if load.model not in self._weights_digests:
             folder = Path(self._config.models[load.model].source)
             self._weights_digests[load.model] = weights_digest(folder, load.check)
-        return kv_key(self._weights_digests[load.model], loaded.layers)
+        return kv_key(self._weights_digests[load.model], layers)
 
     def _measure(self, key: tuple[int, int], target: Target, shape: DeviceShape) -> StepCosts:
         """What steps cost: measured by a network's first load, remembered for the next ones."""

@@ -15,6 +15,7 @@ from mlx.nn.layers.base import Module
 
 from mlxspec.model import cpu_math, row_attention
 from mlxspec.model.kv import Rect, Slab, write
+from mlxspec.model.kv_form import Stored, decode, encode
 
 
 class StepAttention:
@@ -45,7 +46,7 @@ class StepAttention:
     @property
     def is_whole_slabs(self) -> bool:
         """Every rectangle covers all rows of a slab: the shape that padded decoding has."""
-        return all(rect.rows == self.slabs[rect.slab].keys[0].shape[0] for rect in self.rects)
+        return all(rect.rows == self.slabs[rect.slab].slots for rect in self.rects)
 
     @property
     def samples_all(self) -> bool:
@@ -71,10 +72,10 @@ class StepAttention:
         """Write all new keys and values: (num_tokens, kv_heads, 1, dim)."""
         for rect, start, index in zip(self.rects, self.starts, self._index, strict=True):
             slab = self.slabs[rect.slab]
-            slab.keys[layer] = write(slab.keys[layer], rect, start, index, _to_rect(keys, rect))
-            slab.values[layer] = write(
-                slab.values[layer], rect, start, index, _to_rect(values, rect)
-            )
+            groups = slab.layers[layer].groups
+            for kept, new in ((slab.keys, keys), (slab.values, values)):
+                stored = encode(_to_rect(new, rect), groups)
+                kept[layer] = write(kept[layer], rect, start, index, stored)
 
     def attend(
         self,
@@ -89,17 +90,18 @@ class StepAttention:
         for at, rect in enumerate(self.rects):
             slab = self.slabs[rect.slab]
             keys, values = slab.keys[layer], slab.values[layer]
-            if sinks is None and row_attention.suits(queries, keys, values, rect.width):
+            groups = slab.layers[layer].groups
+            plain = groups is None and sinks is None
+            if plain and row_attention.suits(queries, keys[0], values[0], rect.width):
                 mine = slice(rect.first, rect.stop)
-                operands = queries[mine], keys, values, self.positions[mine]
-                shape = row_attention.Shape.of(rect, queries.shape[1], keys, window)
+                operands = queries[mine], keys[0], values[0], self.positions[mine]
+                shape = row_attention.Shape.of(rect, queries.shape[1], keys[0], window)
                 outputs.append(row_attention.attend(*operands, shape=shape, scale=scale))
                 continue
-            rows = slice(rect.slot, rect.slot + rect.rows)
             output = _attend_rect(
                 _to_rect(queries, rect),
-                keys[rows, :, : rect.view],
-                values[rows, :, : rect.view],
+                decode(_view(keys, rect), groups),
+                decode(_view(values, rect), groups),
                 scale,
                 self.masks(window)[at],
                 sinks,
@@ -111,6 +113,12 @@ class StepAttention:
         """The KV arrays this step wrote, to be evaluated with its results."""
         slabs = {rect.slab for rect in self.rects}
         return [array for slab in slabs for array in self.slabs[slab].arrays()]
+
+
+def _view(stored: Stored, rect: Rect) -> Stored:
+    """The positions that a rectangle's attention looks at."""
+    rows = slice(rect.slot, rect.slot + rect.rows)
+    return tuple(array[rows, :, : rect.view] for array in stored)
 
 
 def _attend_rect(  # noqa: PLR0917 - the operands of one function

@@ -1,7 +1,7 @@
 """Calling a model on the tokens of one forward: described anew, or traced once per shape."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import mlx.core as mx
@@ -9,9 +9,9 @@ from mlx.nn.layers.base import Module
 
 from mlxspec.model.attention import LayerCache, StepAttention
 from mlxspec.model.kv import Rect, Slab
+from mlxspec.model.kv_form import LayerShape, Stored
 
-Arrays: TypeAlias = list[mx.array]
-KVArrays: TypeAlias = list[Arrays]
+KVArrays: TypeAlias = list[list[Stored]]
 Shape: TypeAlias = tuple[Rect, ...]
 """A step's rectangles, with slabs counted from 0."""
 
@@ -95,27 +95,29 @@ class CompiledForward:
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
         """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced."""
         slabs, own = [attention.slabs[it] for it in _slab_ids(attention)], self._layers
-        traced = self._trace(_shape(attention))
+        traced = self._trace(_shape(attention), slabs[0].layers[own])
         keys, values = [slab.keys[own] for slab in slabs], [slab.values[own] for slab in slabs]
         logits, keys, values = traced(tokens, attention.positions, keys, values)
         for slab, new_keys, new_values in zip(slabs, keys, values, strict=True):
             slab.keys[own], slab.values[own] = new_keys, new_values
         return logits
 
-    def _trace(self, shape: Shape) -> Traced:
+    def _trace(self, shape: Shape, layers: Sequence[LayerShape]) -> Traced:
         if shape not in self._traced:
-            self._traced[shape] = mx.compile(self._of(shape))
+            self._traced[shape] = mx.compile(self._of(shape, layers))
         self._traced.move_to_end(shape)
         if not self._padded and len(self._traced) > KEPT:
             self._traced.popitem(last=False)
         return self._traced[shape]
 
-    def _of(self, rects: Shape) -> Traced:
+    def _of(self, rects: Shape, layers: Sequence[LayerShape]) -> Traced:
         def forward(
             tokens: mx.array, positions: mx.array, keys: KVArrays, values: KVArrays
         ) -> tuple[mx.array, KVArrays, KVArrays]:
             pairs = zip(keys, values, strict=True)
-            slabs = [Slab(list(slab_keys), list(slab_values)) for slab_keys, slab_values in pairs]
+            slabs = [
+                Slab(layers, list(its_keys), list(its_values)) for its_keys, its_values in pairs
+            ]
             unknown = [None] * len(rects)
             attention = StepAttention(dict(enumerate(slabs)), rects, positions, unknown, None)
             logits = self._own.describe(attention, tokens)

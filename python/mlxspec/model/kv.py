@@ -1,6 +1,7 @@
 """KV memory: slabs of dense rows, written in place, each row at its own position.
 
-A slab holds, per layer, keys and values of shape (slots, kv_heads, capacity, head_dim). Which slab
+A slab holds, per layer, keys and values of shape (slots, kv_heads, capacity, head_dim), or their
+quantised form (`kv_form`). Which slab
 exists, and whose row is where, is decided by the scheduler; here it is only carried out. A row's
 valid part is `[0, position)`: whatever lies behind is stale (rejected drafts, padding), always
 finite, masked by attention and overwritten later, so a rejected draft costs no roll-back.
@@ -14,20 +15,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlxspec.model.kv_form import LayerShape, Stored, zeros
+
 ALL_LAYERS = slice(None)
-
-
-class LayerShape(NamedTuple):
-    """One layer's KV: heads and head sizes of keys and values, and their type."""
-
-    num_heads: int
-    key_dim: int
-    value_dim: int
-    dtype: mx.Dtype
-
-    @property
-    def bytes_per_token(self) -> int:
-        return self.num_heads * (self.key_dim + self.value_dim) * self.dtype.size
 
 
 class Form(NamedTuple):
@@ -53,9 +43,12 @@ class Rect(NamedTuple):
 
 
 class Slab:
-    """Equally long KV rows: per layer, keys and values (slots, kv_heads, capacity, dim)."""
+    """Equally long KV rows: per layer, keys and values of (slots, kv_heads, capacity, dim)."""
 
-    def __init__(self, keys: list[mx.array], values: list[mx.array]) -> None:
+    def __init__(
+        self, layers: Sequence[LayerShape], keys: list[Stored], values: list[Stored]
+    ) -> None:
+        self.layers = layers
         self.keys = keys
         self.values = values
 
@@ -63,13 +56,18 @@ class Slab:
     def zeros(cls, layers: Sequence[LayerShape], slots: int, capacity: int) -> "Slab":
         """Fresh rows: finite everywhere, as a NaN in a masked position would poison attention."""
         return cls(
-            [mx.zeros((slots, it.num_heads, capacity, it.key_dim), it.dtype) for it in layers],
-            [mx.zeros((slots, it.num_heads, capacity, it.value_dim), it.dtype) for it in layers],
+            layers,
+            [zeros(it, it.key_dim, slots, capacity) for it in layers],
+            [zeros(it, it.value_dim, slots, capacity) for it in layers],
         )
+
+    @property
+    def slots(self) -> int:
+        return int(self.keys[0][0].shape[0])
 
     def arrays(self, layers: slice = ALL_LAYERS) -> list[mx.array]:
         """The arrays of these layers; position is their third axis."""
-        return self.keys[layers] + self.values[layers]
+        return [array for stored in self.keys[layers] + self.values[layers] for array in stored]
 
 
 class KVStore:
@@ -132,15 +130,20 @@ class KVStore:
         mx.eval(arrays)
 
 
-def write(
-    slab_array: mx.array, rect: Rect, start: int | None, index: mx.array, new: mx.array
-) -> mx.array:
-    """Write a rectangle's new keys or values; returns the array to keep in place of `slab_array`.
+def write(stored: Stored, rect: Rect, start: int | None, index: mx.array, new: Stored) -> Stored:
+    """Write a rectangle's new keys or values; returns what to keep in place of `stored`.
 
-    slab_array: (slots, kv_heads, capacity, dim). new: (rows, kv_heads, width, dim).
+    stored: arrays (slots, kv_heads, capacity, dim). new: the same of (rows, kv_heads, width, dim).
     index: (rows, 1, width, 1), all positions. start: the first of them, where it is known as a
     number; one row is then written as a slice.
     """
+    pairs = zip(stored, new, strict=True)
+    return tuple(_write(array, rect, start, index, part) for array, part in pairs)
+
+
+def _write(
+    slab_array: mx.array, rect: Rect, start: int | None, index: mx.array, new: mx.array
+) -> mx.array:
     if rect.rows == 1 and start is not None:
         slab_array[rect.slot : rect.slot + 1, :, start : start + rect.width] = new
         return slab_array

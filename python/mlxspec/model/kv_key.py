@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mlxspec.model.folder_check import weight_files
-from mlxspec.model.kv import LayerShape
+from mlxspec.model.kv_form import LayerShape
 
 PORTION_BYTES: Final = 16 << 20
 

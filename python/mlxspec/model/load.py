@@ -12,7 +12,7 @@ from mlx_lm.utils import load_model
 from mlxspec.errors import ModelImportError
 from mlxspec.model.attention import route_attention, select_before_head
 from mlxspec.model.cpu_math import route_swiglu
-from mlxspec.model.kv import LayerShape
+from mlxspec.model.kv_form import LayerShape
 from mlxspec.model.progress import Progress, silent
 
 PORTION_BYTES = 64 << 20

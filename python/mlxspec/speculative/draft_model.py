@@ -13,7 +13,8 @@ import numpy as np
 
 from mlxspec.model.attention import StepAttention
 from mlxspec.model.forward import Network
-from mlxspec.model.kv import LayerShape, Slab
+from mlxspec.model.kv import Slab
+from mlxspec.model.kv_form import LayerShape
 from mlxspec.speculative.drafter import Draw
 from mlxspec.speculative.plan import DraftPlan, Laid
 

@@ -5,7 +5,8 @@ from typing import Protocol, TypeAlias
 
 import mlx.core as mx
 
-from mlxspec.model.kv import LayerShape, Slab
+from mlxspec.model.kv import Slab
+from mlxspec.model.kv_form import LayerShape
 from mlxspec.speculative.plan import DraftPlan
 
 Draw: TypeAlias = Callable[[mx.array, int], mx.array]

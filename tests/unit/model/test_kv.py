@@ -4,7 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxspec.model.kv import KVStore, LayerShape, Rect, write
+from mlxspec.model.kv import KVStore, Rect, write
+from mlxspec.model.kv_form import LayerShape
 from mlxspec.speculative.plan import apply_kv_ops
 
 SHAPE = LayerShape(num_heads=2, key_dim=4, value_dim=3, dtype=mx.float32)
@@ -19,7 +20,8 @@ def test_a_rectangle_lands_at_its_positions_and_nowhere_else(slot: int, rows: in
     new = mx.random.normal((rows, 2, width, 4))
     rect = Rect(slab=0, slot=slot, rows=rows, width=width, first=0, view=16)
     index = mx.array(positions)[:, None, :, None]
-    written = np.array(write(slab, rect, int(starts[0]), index, new))
+    (array,) = write((slab,), rect, int(starts[0]), index, (new,))
+    written = np.array(array)
     expected = np.zeros((4, 2, 16, 4), np.float32)
     for row in range(rows):
         expected[slot + row][:, positions[row]] = np.array(new)[row]
@@ -30,10 +32,10 @@ def test_copying_a_row_keeps_its_first_tokens() -> None:
     store = KVStore([SHAPE])
     store.create(0, 2, 16)
     store.create(1, 1, 32)
-    store.slabs[0].keys[0][1] = mx.random.normal((2, 16, 4))
-    before = np.array(store.slabs[0].keys[0])
+    store.slabs[0].keys[0][0][1] = mx.random.normal((2, 16, 4))
+    before = np.array(store.slabs[0].keys[0][0])
     store.copy((0, 1), (1, 0), 7)
-    after = np.array(store.slabs[1].keys[0])
+    after = np.array(store.slabs[1].keys[0][0])
     assert (after[0, :, :7] == before[1, :, :7]).all()
     assert (after[0, :, 7:] == 0).all()
 
@@ -41,7 +43,7 @@ def test_copying_a_row_keeps_its_first_tokens() -> None:
 def test_copying_within_a_slab_allocates_no_second_slab() -> None:
     store = KVStore([LayerShape(num_heads=4, key_dim=64, value_dim=64, dtype=mx.float32)])
     store.create(0, 8, 4096)
-    (keys,) = store.slabs[0].keys
+    ((keys,),) = store.slabs[0].keys
     keys[2] = mx.random.normal((4, 4096, 64))
     mx.eval(store.slabs[0].arrays())
     before = mx.get_active_memory()
@@ -69,7 +71,7 @@ def test_writing_in_place_allocates_no_second_slab() -> None:
         mx.eval(index, new)
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        slab = write(slab, rect, 100, index, new)
+        (slab,) = write((slab,), rect, 100, index, (new,))
         mx.eval(slab)
         assert mx.get_peak_memory() - before < slab.nbytes // 10, rect
 

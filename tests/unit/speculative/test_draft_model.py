@@ -80,7 +80,7 @@ def test_a_row_may_be_read_without_being_drafted_for(tiny_folder: Path) -> None:
     assert run_step(target, step._replace(draft=only_read)) is not None
     layers = len(target.store.layers) // 2
     keys = target.store.slabs[SLAB].keys
-    assert mx.array_equal(keys[0], keys[layers]), "the copy reads what the target reads"
+    assert mx.array_equal(keys[0][0], keys[layers][0]), "the copy reads what the target reads"
 
 
 @pytest.mark.parametrize("vocab", [40, 48, 60])
