@@ -11,7 +11,7 @@ LOOM_FLAGS := --cfg loom
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
 
-.PHONY: help run test check format lint-python lint-rust test-rust test-python chaos tsan audit bench setup blas clean
+.PHONY: help run test check format lint-python lint-rust test-rust test-python histories chaos tsan audit bench setup blas clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -64,6 +64,9 @@ tsan: ## Tests of the scheduler's threads under ThreadSanitizer; needs nightly R
 test-python: setup ## Python tests, end to end against a started server with a real model
 	$(BIN)/mlxspec pull demo
 	$(BIN)/pytest
+
+histories: ## A million operations on the scheduler, its books checked after each
+	cargo test --test scheduler -- --ignored
 
 chaos: setup ## Fault tests at full size: takes hours
 	$(BIN)/pytest tests/faults tests/scheduler/test_residency.py --full --timeout 14400

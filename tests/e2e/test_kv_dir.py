@@ -35,10 +35,10 @@ def metric(url: str, name: str) -> float:
 
 def test_the_next_turn_after_a_restart_reuses_what_was_said(model: Path, tmp_path: Path) -> None:
     flags, log = ("--kv-dir", str(tmp_path / "kv")), tmp_path / "log"
-    with started(str(model), log, *flags) as url:
+    with started(log, model, *flags) as url:
         said, cached = chat(url, SYSTEM, "hello")
         assert cached == 0
-    with started(str(model), log, *flags) as url:
+    with started(log, model, *flags) as url:
         again, cached = chat(url, SYSTEM, "hello")
         assert (again, cached) == (said, 256)
         assert metric(url, "kv_file_tokens_total") == 256
@@ -50,14 +50,14 @@ def test_the_next_turn_after_a_restart_reuses_what_was_said(model: Path, tmp_pat
 def test_torn_files_are_dropped_and_the_answer_is_the_same(model: Path, tmp_path: Path) -> None:
     folder, log = tmp_path / "kv", tmp_path / "log"
     flags = ("--kv-dir", str(folder), "--kv-dir-size", "1MB")
-    with started(str(model), log, *flags) as url:
+    with started(log, model, *flags) as url:
         said, _ = chat(url, SYSTEM, "hello")
     files = list(folder.iterdir())
     assert files
     for file in files:
         file.write_bytes(file.read_bytes()[:-7])
     (folder / "notes.txt").write_text("not ours")
-    with started(str(model), log, *flags) as url:
+    with started(log, model, *flags) as url:
         assert chat(url, SYSTEM, "hello") == (said, 0)
         assert metric(url, "kv_files_dropped_total") == 1
     assert (folder / "notes.txt").exists()

@@ -26,6 +26,8 @@ fn config(max_running: usize) -> SchedulerConfig {
         suffix_dir: None,
         inter_token_ms: 1e3,
         prefix_cache: true,
+        kv_dir: None,
+        kv_dir_bytes: 0,
     }
 }
 

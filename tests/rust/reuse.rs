@@ -4,7 +4,7 @@
 
 mod sim;
 
-use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::RequestId;
 
 use sim::script::Wish;
@@ -183,4 +183,26 @@ fn a_preempted_request_takes_up_what_is_still_cached() {
         world.runners[0].seen.prefilled
     });
     assert!(with < without, "{with} tokens prefilled, {without} without the cache");
+}
+
+#[test]
+fn a_draft_model_reads_only_what_is_new_either() {
+    for padded in [false, true] {
+        let draft_model = Some(DraftModelShape { step_cost: vec![(1, 0.01)], rect_cost: 0.0 });
+        let mut world = world(ModelShape { draft_model, ..shape(2000, 400, padded) });
+        let sampled = Wish { temperature: 0.8, ..Wish::plain(300, 100) };
+        turn(&mut world, &[], sampled);
+        let mut chat = tokens(&world, 0);
+        // Alone it runs in the cached row itself, beside others in a copy.
+        for beside in [0, 3] {
+            (0..beside).for_each(|_| world.submit(0, Wish { speculate: false, ..sampled }));
+            let read = world.runners[0].draft_model.read;
+            turn(&mut world, &chat, Wish { num_prompt: 30, max_tokens: 50, ..sampled });
+            let new = world.runners[0].draft_model.read - read;
+            // It may lag behind what it was not asked to draft for.
+            assert!(2 * new < chat.len() as u64, "{new} tokens read");
+            chat = tokens(&world, world.requests.len() - 1);
+        }
+        assert!(world.runners[0].draft_model.written > 0);
+    }
 }

@@ -15,6 +15,7 @@ use mlxspec_scheduler::residency::Order;
 use mlxspec_scheduler::scheduler::Scheduler;
 use proptest::prelude::*;
 
+use sim::disk::SEGMENT_BYTES;
 use sim::script::{Script, Wish};
 use sim::world::{Op, World};
 use sim::{Fault, shape};
@@ -117,31 +118,76 @@ fn any_op() -> impl Strategy<Value = Op> {
             .prop_map(|(at, shared, wish)| Op::Resume(at, shared, wish)),
         2 => (0_usize..1000, any_wish())
             .prop_map(|(at, wish)| Op::Resume(at, usize::MAX, wish)),
+        1 => (0_usize..1000, 2_usize..5, any_wish())
+            .prop_map(|(at, copies, wish)| Op::Fork(at, copies, wish)),
         2 => (0_usize..1000).prop_map(Op::Abort),
         1 => (0_usize..1000).prop_map(Op::Expire),
+        1 => (0_usize..2).prop_map(Op::Evict),
+        2 => (1_usize..4).prop_map(Op::Save),
+        1 => (0_usize..1000).prop_map(Op::Lose),
         24 => Just(Op::Step),
         1 => prop_oneof![Just(Fault::Forward), Just(Fault::KvOps)].prop_map(Op::FailStep),
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 1024,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+/// Operations in one history; the books are checked after each.
+const OPS: usize = 200;
 
-    #[test]
-    fn whatever_happens_each_request_ends_once_with_what_it_says_alone(
+/// What a server is started with, and what happens to it.
+#[derive(Debug)]
+struct History {
+    config: SchedulerConfig,
+    shapes: Vec<ModelShape>,
+    disk_bytes: u64,
+    ops: Vec<Op>,
+}
+
+prop_compose! {
+    fn any_history()(
         config in any_config(),
         shapes in prop::collection::vec(any_shape(), 1..3),
-        ops in prop::collection::vec(any_op(), 200),
-    ) {
-        let mut world = World::new(config, &shapes);
-        for op in &ops {
+        disk_bytes in prop_oneof![Just(0), Just(6 * SEGMENT_BYTES), Just(1000 * SEGMENT_BYTES)],
+        ops in prop::collection::vec(any_op(), OPS),
+    ) -> History {
+        let keyed = |(at, shape): (usize, ModelShape)| {
+            ModelShape { kv_key: (disk_bytes > 0).then(|| format!("weights {at}")), ..shape }
+        };
+        let shapes = shapes.into_iter().enumerate().map(keyed).collect();
+        History { config, shapes, disk_bytes, ops }
+    }
+}
+
+impl History {
+    /// Whatever happens, each request ends once, with what it says alone.
+    fn live_through(&self) {
+        let mut world = World::with_disk(self.config.clone(), &self.shapes, self.disk_bytes);
+        for op in &self.ops {
             world.apply(op);
         }
         world.drain();
+    }
+}
+
+fn histories(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(histories(1024))]
+
+    #[test]
+    fn whatever_happens_each_request_ends_once_with_what_it_says_alone(history in any_history()) {
+        history.live_through();
+    }
+}
+
+proptest! {
+    #![proptest_config(histories(1_000_000 / OPS as u32))]
+
+    #[test]
+    #[ignore = "takes a minute or two: make histories"]
+    fn a_million_operations_leave_the_books_in_order(history in any_history()) {
+        history.live_through();
     }
 }
 

@@ -341,3 +341,36 @@ fn a_fault_while_others_read_from_disk_loses_nothing() {
     world.step(Some(Fault::Forward));
     world.drain();
 }
+
+#[test]
+fn a_row_is_filled_from_disk_only_when_what_it_held_is_out_of_it() {
+    let mut world = world(PLENTY);
+    turn(&mut world, &[], Wish::plain(200, 1));
+    let chat = tokens(&world, 0);
+    world.restart(config());
+    world.submit(0, Wish::plain(60, 1));
+    world.submit(0, Wish { speculate: false, ..Wish::plain(60, 60) });
+    while world.requests[1].end.is_none() {
+        assert!(world.step(None));
+    }
+    // The first has ended and is to be moved to a row of its own; its slot is the next one's.
+    world.resume(0, &chat[..150], Wish::plain(30, 1));
+    let ended = tokens(&world, 1);
+    world.resume(0, &ended, Wish::plain(30, 1));
+    world.drain();
+    assert_eq!(world.disk.seen.0, 128);
+}
+
+#[test]
+fn a_row_that_was_run_in_meanwhile_is_written_under_its_new_names() {
+    let mut world = World::with_disk(config(), &[kept(64, false)], PLENTY);
+    turn(&mut world, &[], Wish::plain(600, 1));
+    world.save(1);
+    let chat = tokens(&world, 0);
+    // There is no room for a second row: it runs in the first one's.
+    assert_eq!(turn(&mut world, &chat[..300], Wish::plain(300, 1)), 300);
+    let other = tokens(&world, 1);
+    world.restart(config());
+    assert_eq!(turn(&mut world, &chat, Wish::plain(10, 1)), 256);
+    assert_eq!(turn(&mut world, &other, Wish::plain(10, 1)), 512);
+}

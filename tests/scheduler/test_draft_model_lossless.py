@@ -102,6 +102,22 @@ def test_a_stranger_changes_no_token_either(misled: TokenEngine, name: str) -> N
     assert kept < drafted
 
 
+def test_behind_a_cached_prompt_a_copy_is_never_wrong_either(copied: TokenEngine) -> None:
+    """Its own KV is reused with the target's: alone in the row itself, beside others in a copy."""
+    chat = prompts(12, seed=11)[2]
+    for others in (0, 0, 3):
+        for at in range(others):
+            copied.submit(chat[: 20 + at], 60, speculate=False)
+        before = model_drafts(copied)[0]
+        answer = copied.result(copied.submit(chat, 60))
+        assert answer.tokens == copied.generate(chat, 60, speculate=False)
+        assert model_drafts(copied)[0] > before
+        chat = chat + answer.tokens
+    assert answer.cached_tokens > 100
+    drafted, kept = model_drafts(copied)
+    assert drafted == kept
+
+
 @pytest.mark.parametrize("name", WRITTEN_FOR)
 def test_a_copy_of_the_target_is_never_wrong(copied: TokenEngine, name: str) -> None:
     """One missing or stale position of its KV would show as a rejected draft."""

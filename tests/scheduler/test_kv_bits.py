@@ -114,7 +114,7 @@ def test_traced_steps_say_the_same(
     folder: Path, bits: Bits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def traced(target: Target, **_: Any) -> StepCosts:
-        target.network.compiled = CompiledForward(target.network)
+        target.network.compiled = CompiledForward(target.network, padded=True)
         return StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
 
     asked = [words(30 + 17 * at, at) for at in range(4)]

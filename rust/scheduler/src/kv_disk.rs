@@ -69,12 +69,11 @@ impl<'a> KvDisk<'a> {
             return false;
         };
         let written = runner.save_kv(&save, &folder.path(save.name));
-        match written {
-            Ok(num_bytes) => scheduler.saved(&save, num_bytes),
-            Err(_) => {
-                Stats::add(&self.stats.kv_file_errors, 1);
-                scheduler.segments_mut().stop_saving();
-            }
+        if let Ok(num_bytes) = written {
+            scheduler.saved(&save, num_bytes);
+        } else {
+            Stats::add(&self.stats.kv_file_errors, 1);
+            scheduler.segments_mut().stop_saving();
         }
         folder.follow(scheduler.segments_mut());
         scheduler.segments().saves()

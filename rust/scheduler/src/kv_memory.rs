@@ -129,7 +129,7 @@ impl KvMemory {
     ) -> Result<(), NoRoom> {
         self.make_room(capacity, expected, None)?;
         let row = self.rows.place(request.id, capacity, expected)?;
-        self.open(request, row, 0);
+        self.open(request, row, 0, 0);
         Ok(())
     }
 
@@ -138,23 +138,26 @@ impl KvMemory {
         self.rows.claim(hit.row, request.id);
         self.cache.claim(hit.prefix, hit.num_tokens);
         (request.row, request.prefix) = (Some(hit.row), Some(hit.prefix));
-        request.num_computed = hit.num_tokens;
+        (request.num_computed, request.num_read) = (hit.num_tokens, hit.num_read);
+        self.cache.note_read(hit.prefix, hit.num_read);
     }
 
     /// Run in `row`, on a copy; the original goes if the copy can stand for it.
     fn copy(&mut self, request: &mut Request, hit: Hit, row: Row) {
         self.rows.copy(hit.row, row, hit.num_tokens);
-        self.open(request, row, hit.num_tokens);
+        self.open(request, row, hit.num_tokens, hit.num_read);
         if hit.covers && self.rows.cached_blocks(hit.row) > 0 {
             self.forget(hit.prefix);
         }
     }
 
-    fn open(&mut self, request: &mut Request, row: Row, num_computed: u32) {
+    fn open(&mut self, request: &mut Request, row: Row, num_computed: u32, num_read: u32) {
         let known = &request.tokens[..num_computed as usize];
         let salt = || request.salt.clone();
         request.prefix = self.caching.then(|| self.cache.open(row, salt(), known));
         (request.row, request.num_computed) = (Some(row), num_computed);
+        request.num_read = num_read;
+        self.publish(request);
     }
 
     /// Evict cached rows until there is room for a row, and for the `expected` ones beside it as
@@ -218,7 +221,7 @@ impl KvMemory {
         };
         if let Some(row) = request.row {
             self.rows.copy(hit.row, row, hit.num_tokens);
-            request.num_computed = hit.num_tokens;
+            (request.num_computed, request.num_read) = (hit.num_tokens, hit.num_read);
             self.publish(request);
         }
     }
@@ -227,6 +230,7 @@ impl KvMemory {
     pub(crate) fn publish(&mut self, request: &Request) {
         if let Some(prefix) = request.prefix {
             self.cache.publish(prefix, request.computed());
+            self.cache.note_read(prefix, request.num_read);
         }
     }
 

@@ -205,15 +205,16 @@ impl Model {
     pub fn next_read(&mut self) -> Option<SegmentRead> {
         let turn_of_step = self.has_read && self.running.iter().any(|it| !it.stands_still());
         self.has_read = false;
-        if turn_of_step || self.kv.rows().has_ops() {
+        if turn_of_step {
             return None;
         }
+        let rows = self.kv.rows();
         let waits = |it: &&mut Request| !it.follows && !it.unread.is_empty();
         let read = self.running.iter_mut().filter(waits).find_map(|request| {
+            let row = request.row.filter(|&row| rows.is_settled(row, request.num_computed))?;
             let (start, name) = request.unread.next(request.num_computed)?;
             let known = request.num_computed.saturating_sub(start);
-            let (model, row) = (self.id, request.row?);
-            Some(SegmentRead { model, request: request.id, row, start, known, name })
+            Some(SegmentRead { model: self.id, request: request.id, row, start, known, name })
         });
         self.has_read = read.is_some();
         read

@@ -32,6 +32,8 @@ pub struct Hit {
     pub row: Row,
     /// Leading tokens in common; at least one block.
     pub num_tokens: u32,
+    /// How many of them the draft model has read.
+    pub num_read: u32,
     /// Whether less than a block of the prefix is left over.
     pub covers: bool,
 }
@@ -41,6 +43,8 @@ struct Prefix {
     row: Row,
     salt: Arc<str>,
     tokens: Vec<u32>,
+    /// Leading tokens whose draft-model KV is in the row; may be more than `tokens`.
+    num_read: u32,
     /// One per full block, chained.
     hashes: Vec<u64>,
     /// When the row was retired, or touched since; none while its request runs.
@@ -100,14 +104,17 @@ impl<S: BuildHasher> PrefixCache<S> {
         let behind = prefix.tokens[least..].iter().zip(&tokens[least..]);
         let common = least + behind.take_while(|(a, b)| a == b).count();
         let covers = prefix.tokens.len() - common < BLOCK;
-        Some(Hit { prefix: id, row: prefix.row, num_tokens: common as u32, covers })
+        let num_tokens = common as u32;
+        let num_read = prefix.num_read.min(num_tokens);
+        Some(Hit { prefix: id, row: prefix.row, num_tokens, num_read, covers })
     }
 
     /// A request begins to run in `row`, whose KV of `tokens` is known already.
     pub fn open(&mut self, row: Row, salt: Arc<str>, tokens: &[u32]) -> PrefixId {
         let id = PrefixId(self.tick());
         let (known, hashes) = (Vec::with_capacity(tokens.len()), Vec::new());
-        self.prefixes.insert(id, Prefix { row, salt, tokens: known, hashes, retired: None });
+        let prefix = Prefix { row, salt, tokens: known, num_read: 0, hashes, retired: None };
+        self.prefixes.insert(id, prefix);
         self.publish(id, tokens);
         id
     }
@@ -126,6 +133,13 @@ impl<S: BuildHasher> PrefixCache<S> {
         }
         let known = prefix.tokens.len().min(full * BLOCK);
         prefix.tokens.extend_from_slice(&tokens[known..full * BLOCK]);
+    }
+
+    /// The draft model has read so many of the row's first tokens, no more and no less.
+    pub fn note_read(&mut self, id: PrefixId, num_read: u32) {
+        if let Some(prefix) = self.prefixes.get_mut(&id) {
+            prefix.num_read = num_read;
+        }
     }
 
     /// Whether a retired row holds the same full blocks, so that this one need not be kept. The

@@ -117,6 +117,18 @@ impl RowPool {
         !self.ops.is_empty()
     }
 
+    /// Whether this row can be written behind its first `num_known` positions: no change that waits makes
+    /// it, fills it, or still has to read what an earlier owner left there.
+    pub fn is_settled(&self, row: Row, num_known: u32) -> bool {
+        !self.ops.iter().any(|op| match *op {
+            KvOp::Create { slab, .. } => slab == row.slab,
+            KvOp::Copy { from, to, num_tokens } => {
+                to == row || (from == row && num_tokens > num_known)
+            }
+            KvOp::Drop { .. } => false,
+        })
+    }
+
     /// Tokens that fit into the row.
     pub fn capacity(&self, row: Row) -> u32 {
         self.slabs.get(&row.slab).map_or(0, |slab| slab.capacity)

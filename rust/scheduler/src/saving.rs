@@ -30,8 +30,9 @@ impl Saving {
         Self { kv_key, queue: Vec::new(), under_way: None }
     }
 
-    /// A prefix was retired.
+    /// A prefix was retired; if it was before, it may have gone on with other tokens since.
     pub fn push(&mut self, prefix: PrefixId, cache: &PrefixCache) {
+        self.under_way.take_if(|chain| chain.prefix == prefix);
         if self.kv_key.is_some() {
             self.queue.push(prefix);
             if self.queue.len() > 2 * cache.num_retired() {

@@ -45,8 +45,16 @@ pub(crate) enum Op {
     Submit(usize, Wish),
     /// A prompt that has so many tokens in common with what became of an earlier request.
     Resume(usize, usize, Wish),
+    /// So many at once that begin like an earlier one.
+    Fork(usize, usize, Wish),
     Abort(usize),
     Expire(usize),
+    /// A model that is to leave once its requests have ended, and to come back for the next.
+    Evict(usize),
+    /// Write so many segments to disk.
+    Save(usize),
+    /// The disk loses one of its segments.
+    Lose(usize),
     Step,
     FailStep(Fault),
 }
@@ -106,12 +114,20 @@ impl World {
         match *op {
             Op::Submit(model, wish) => self.submit(model % self.runners.len(), wish),
             Op::Resume(at, shared, wish) => {
-                let earlier = self.requests.get(at % self.requests.len().max(1));
-                let (model, beginning) = earlier.map_or((0, Vec::new()), |it| {
-                    let tokens = &it.script.tokens;
-                    (it.model.0 as usize, tokens[..shared.min(tokens.len())].to_vec())
-                });
+                let (model, beginning) = self.beginning(at, shared);
                 self.resume(model, &beginning, wish);
+            }
+            Op::Fork(at, copies, wish) => {
+                let (model, beginning) = self.beginning(at, usize::MAX);
+                (0..copies).for_each(|_| self.resume(model, &beginning, wish));
+            }
+            Op::Evict(model) => self.scheduler.unload(ModelId((model % self.runners.len()) as u32)),
+            Op::Save(most) => self.save(most),
+            Op::Lose(at) => {
+                let lost = self.disk.segments.keys().nth(at % self.disk.segments.len().max(1));
+                if let Some(name) = lost.copied() {
+                    self.disk.segments.remove(&name);
+                }
             }
             Op::Abort(at) => {
                 self.abort(RequestId((at % self.requests.len().max(1)) as u64));
@@ -125,6 +141,15 @@ impl World {
             }
         }
         self.scheduler.check_integrity().unwrap();
+    }
+
+    /// The model of an earlier request, and its first tokens.
+    fn beginning(&self, at: usize, len: usize) -> (usize, Vec<u32>) {
+        let earlier = self.requests.get(at % self.requests.len().max(1));
+        earlier.map_or((0, Vec::new()), |it| {
+            let tokens = &it.script.tokens;
+            (it.model.0 as usize, tokens[..len.min(tokens.len())].to_vec())
+        })
     }
 
     /// Submit what the engine would let through.
@@ -210,7 +235,12 @@ impl World {
                 let end = LoadEnd::Loaded { shape, num_bytes: 0 };
                 self.scheduler.load_ended(id, end, &mut events);
             }
-            Action::Residency(order) => panic!("{order:?}, with room for all"),
+            Action::Residency(Order::Evict(id)) => {
+                let runner = &mut self.runners[id.0 as usize];
+                *runner = SimRunner::new(runner.shape.clone(), runner.scripts.clone());
+                self.scheduler.evicted(id);
+            }
+            Action::Residency(order) => panic!("{order:?}, and loads end at once"),
             Action::Read(read) => {
                 let runner = &mut self.runners[read.model.0 as usize];
                 runner.first_waits = false;
@@ -292,7 +322,11 @@ impl World {
         }
         assert!(self.requests.iter().all(|it| it.end.is_some()), "a request without an end");
         assert_eq!(self.scheduler.num_requests(), (0, 0));
-        for (model, runner) in self.scheduler.resident().zip(&self.runners) {
+        for (id, runner) in (0..).map(ModelId).zip(&self.runners) {
+            let Some(model) = self.scheduler.model(id) else {
+                assert!(runner.slabs.is_empty(), "a model has left, and its slabs have not");
+                continue;
+            };
             let (pool, cached) = (model.kv().pool(), model.kv().rows().num_cached());
             assert_eq!(pool.num_free() + cached, pool.total(), "blocks are lost");
             let slabs = runner.slabs.values();
