@@ -83,6 +83,7 @@ fn shape(padded: bool) -> ModelShape {
         prefill_chunk: 256,
         view_step: 256,
         padded,
+        plain: false,
         step_cost: vec![(1, 10.0), (1 << 20, 11.0)],
         rect_cost: 0.0,
         fingerprint: String::new(),

@@ -219,6 +219,21 @@ fn drafts_save_steps_and_change_nothing() {
     assert!(steps[0] * 4 < steps[1] * 3, "{steps:?}");
 }
 
+#[test]
+fn a_plain_model_is_never_drafted_for_and_moves_whole_rows_only() {
+    let mut world = World::new(config(), &[ModelShape { plain: true, ..shape(900, 100, false) }]);
+    for number in 0..12 {
+        world.submit(0, Wish::plain(180 + number, 300));
+    }
+    world.drain();
+    world.submit(0, Wish::plain(180, 300));
+    world.drain();
+    let seen = world.runners[0].seen;
+    assert_eq!(seen.drafts, 0);
+    assert!(seen.copies > 2 && seen.shared_rects > 100, "{seen:?}");
+    assert!(world.requests.iter().all(|it| it.stats().num_cached_tokens == 0));
+}
+
 /// A model that drafts in no time.
 fn drafted_for(padded: bool) -> ModelShape {
     let draft_model = Some(DraftModelShape { step_cost: vec![(1, 0.01)], rect_cost: 0.0 });

@@ -36,6 +36,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     prefill_chunk: int
     view_step: int
     padded: bool
+    plain: bool
     step_cost: list[tuple[int, float]]
     rect_cost: float
     fingerprint: str

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,12 +23,13 @@ from mlxspec.model.folder_check import check_folder
 from mlxspec.model.forward import CompiledForward, Network
 from mlxspec.model.kv import KVStore
 from mlxspec.model.kv_file import read_segment, write_segment
-from mlxspec.model.kv_form import LayerShape, quantised
+from mlxspec.model.kv_form import quantised
 from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
-from mlxspec.speculative.calibrate import StepCosts, measure
+from mlxspec.speculative.calibrate import StepCosts, measure, measure_plain
 from mlxspec.speculative.constrain import Constraints
 from mlxspec.speculative.draft_model import DraftModel
+from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
 from mlxspec.speculative.step import Target, run_step
 from mlxspec.speculative.synthetic import force_acceptance
@@ -71,7 +72,7 @@ class Runner:
         self._watch = watch
         self.device_lost = False
         """Set for good when a step has failed and the device computes nothing any more."""
-        self._targets: dict[int, Target] = {}
+        self._targets: dict[int, Target | PlainTarget] = {}
         self._constraints = [Constraints() for _ in config.models]
         self._measured: dict[tuple[int, int], Measured] = {}
         self._weights_digests: dict[int, str] = {}
@@ -129,11 +130,10 @@ class Runner:
         if num_bytes > load.num_bytes:
             raise _NeedsMoreError(num_bytes)
         loaded = self._adopt(load, target_opened)
-        drafter = _draft_model(loaded, [self._adopt(load, it) for it in drafts_opened])
+        drafts = [self._adopt(load, it) for it in drafts_opened]
         layers = quantised(loaded.layers, self._config.models[load.model].kv_bits)
-        store = KVStore([*layers, *(drafter.layers if drafter else ())])
         constraints = self._constraints[load.model]
-        target = Target(Network(loaded.model, loaded.windows), store, drafter, constraints)
+        target = _target(loaded._replace(layers=layers), drafts, constraints)
         facts = self._facts(load, target, loaded.context_length)
         self._targets[load.model] = target
         self._context_lengths[load.model] = facts.max_context
@@ -144,7 +144,8 @@ class Runner:
             context=facts.max_context,
             kv_tokens=facts.total_blocks * BLOCK_TOKENS,
             plain_step_ms=round(facts.step_cost[0][1], 2),
-            compiled=target.network.compiled is not None,
+            compiled=isinstance(target, Target) and target.network.compiled is not None,
+            speculates=isinstance(target, Target) and self._config.speculation.enabled,
             active_bytes=mx.get_active_memory(),
         )
         return facts, num_bytes
@@ -164,10 +165,11 @@ class Runner:
 
         return adopt(opened.model, opened.context_length, progress)
 
-    def _facts(self, load: Load, target: Target, context_length: int) -> ModelFacts:
+    def _facts(self, load: Load, target: Target | PlainTarget, context_length: int) -> ModelFacts:
         model = load.model
         wanted, scheduler = self._config.models[model], self._config.scheduler
         shape = DEVICE_SHAPES[backend_facts().kind]
+        plain = isinstance(target, PlainTarget)
         costs = self._measure((model, 0), target, shape)
         draft_costs = None
         if isinstance(target.drafter, DraftModel):
@@ -181,32 +183,34 @@ class Runner:
             step_tokens=scheduler.step_tokens or shape.step_tokens,
             prefill_chunk=scheduler.prefill_chunk or shape.prefill_chunk,
             view_step=shape.view_step,
-            padded=shape.padded,
+            padded=shape.padded and not plain,
+            plain=plain,
             step_cost=costs.step_cost,
             rect_cost=costs.rect_cost,
             fingerprint=fingerprint(Path(wanted.source), wanted.id),
-            kv_key=self._kv_key(load, target.store.layers[target.network.layers]),
+            kv_key=self._kv_key(load, target),
             draft_model=draft_costs,
         )
 
-    def _kv_key(self, load: Load, layers: Sequence[LayerShape]) -> str | None:
+    def _kv_key(self, load: Load, target: Target | PlainTarget) -> str | None:
         """The key of the model's KV on disk, if any is to be kept there."""
-        if self._config.kv.folder is None:
+        if self._config.kv.folder is None or isinstance(target, PlainTarget):
             return None
         if load.model not in self._weights_digests:
             folder = Path(self._config.models[load.model].source)
             self._weights_digests[load.model] = weights_digest(folder, load.check)
+        layers = target.store.layers[target.network.layers]
         return kv_key(self._weights_digests[load.model], layers)
 
-    def _measure(self, key: tuple[int, int], target: Target, shape: DeviceShape) -> StepCosts:
+    def _measure(
+        self, key: tuple[int, int], target: Target | PlainTarget, shape: DeviceShape
+    ) -> StepCosts:
         """What steps cost: measured by a network's first load, remembered for the next ones."""
-        network = target.network
         if key not in self._measured:
-            costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
-            self._measured[key] = Measured(costs, network.compiled is not None)
+            self._measured[key] = _measured(target, shape)
             mx.clear_cache()
-        elif self._measured[key].compiled:
-            network.compiled = CompiledForward(network, padded=shape.padded)
+        elif self._measured[key].compiled and isinstance(target, Target):
+            target.network.compiled = CompiledForward(target.network, padded=shape.padded)
         return self._measured[key].costs
 
     def constraints(self, model: int) -> Constraints:
@@ -254,9 +258,15 @@ class Runner:
         told = np.asarray(answer)
         return told if rate is None else force_acceptance(told, plan, rate)
 
+    def _rows_of(self, model: int) -> Target:
+        """A model with a `kv_key`: its KV lies in rows."""
+        target = self._targets[model]
+        assert isinstance(target, Target)
+        return target
+
     def save_kv(self, model: int, slab: int, slot: int, start: int, file: Path) -> int:
         """Write a segment of a row of the target to a file; returns its bytes, or raises."""
-        target = self._targets[model]
+        target = self._rows_of(model)
         layers, stop = target.network.layers, start + SEGMENT_TOKENS
         try:
             return write_segment(file, target.store.piece((slab, slot), start, stop, layers))
@@ -268,7 +278,7 @@ class Runner:
         self, model: int, slab: int, slot: int, start: int, known: int, file: Path
     ) -> bool:
         """Read a segment, but for its first `known` positions, into a row; False if unusable."""
-        target = self._targets[model]
+        target = self._rows_of(model)
         row, layers = (slab, slot), target.network.layers
         try:
             forms = target.store.piece_forms(slab, SEGMENT_TOKENS, layers)
@@ -280,13 +290,32 @@ class Runner:
         return True
 
 
+def _target(
+    loaded: LoadedModel, drafts: list[LoadedModel], constraints: Constraints
+) -> Target | PlainTarget:
+    """The model with its rows, and its draft model's layers behind its own in them."""
+    if loaded.is_plain:
+        return PlainTarget(loaded.model, loaded.vocab, constraints)
+    drafter = _draft_model(loaded, drafts)
+    store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
+    return Target(Network(loaded.model, loaded.windows), store, drafter, constraints)
+
+
 def _draft_model(target: LoadedModel, drafts: list[LoadedModel]) -> DraftModel | None:
-    """The target's draft model, its layers behind the target's."""
-    if not drafts:
+    """The target's draft model, if it has one that runs in its rows."""
+    usable = [loaded for loaded in drafts if not loaded.is_plain]
+    if not usable:
         return None
-    [loaded] = drafts
+    [loaded] = usable
     network = Network(loaded.model, loaded.windows, first_layer=len(target.layers))
     return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
+
+
+def _measured(target: Target | PlainTarget, shape: DeviceShape) -> Measured:
+    if isinstance(target, PlainTarget):
+        return Measured(measure_plain(target, max_tokens=64), compiled=False)
+    costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
+    return Measured(costs, target.network.compiled is not None)
 
 
 class _NeedsMoreError(Exception):

@@ -11,7 +11,7 @@ All functions are for the engine thread alone.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -68,6 +68,14 @@ class Slab:
     def arrays(self, layers: slice = ALL_LAYERS) -> list[mx.array]:
         """The arrays of these layers; position is their third axis."""
         return [array for stored in self.keys[layers] + self.values[layers] for array in stored]
+
+
+class Store(Protocol):
+    """Where a model's rows lie, changed as the scheduler says. Engine thread only."""
+
+    def create(self, slab: int, slots: int, capacity: int) -> None: ...
+    def drop(self, slab: int) -> None: ...
+    def copy(self, source: tuple[int, int], target: tuple[int, int], num_tokens: int) -> None: ...
 
 
 class KVStore:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import structlog
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
@@ -14,6 +15,9 @@ from mlxspec.model.attention import route_attention, select_before_head
 from mlxspec.model.cpu_math import route_swiglu
 from mlxspec.model.kv_form import LayerShape
 from mlxspec.model.progress import Progress, silent
+from mlxspec.model.self_check import UnaddressableError, check_rows
+
+log = structlog.get_logger()
 
 PORTION_BYTES = 64 << 20
 """Weights are read in portions of about this size; between two, a load can be broken off."""
@@ -29,13 +33,21 @@ class OpenedModel(NamedTuple):
 
 class LoadedModel(NamedTuple):
     """A model ready to run: its layers' KV shapes, their sliding windows, its context length, and
-    the size of its logits."""
+    the size of its logits.
+
+    Without layers its state cannot lie in our KV rows: it is to be decoded plainly, by mlx-lm's
+    own caches.
+    """
 
     model: Module
     layers: list[LayerShape]
     windows: list[int | None]
     context_length: int
     vocab: int
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.layers
 
 
 def load(folder: Path, dtype: mx.Dtype | None) -> LoadedModel:
@@ -61,18 +73,26 @@ def open_model(folder: Path, dtype: mx.Dtype | None) -> OpenedModel:
 
 
 def adopt(model: Module, context_length: int, progress: Progress = silent) -> LoadedModel:
-    """Read an mlx-lm model's weights and make it run in our KV rows.
+    """Read an mlx-lm model's weights and make it run in our KV rows, if it can.
 
     Any thread: the arrays are evaluated, so that another may use them. `progress` may raise to
-    break off. Raises ModelImportError when the model keeps a state that cannot be addressed by
-    position (recurrent layers).
+    break off.
     """
     _read(model, progress)
-    windows = [_window(cache) for cache in make_prompt_cache(model)]
-    layers, vocab = _layer_shapes(model)
+    caches = make_prompt_cache(model)
+    logits = model(mx.zeros((1, 1), mx.uint32), cache=caches)
+    mx.eval(logits)
+    vocab = logits.shape[-1]
     route_attention(model)
     route_swiglu(model)
     select_before_head(model)
+    try:
+        windows = [_window(cache) for cache in caches]
+        layers = [_layer_shape(cache) for cache in caches]
+        check_rows(model, layers, windows, vocab)
+    except UnaddressableError as error:
+        log.warning("model is decoded plainly, without speculation", reason=str(error))
+        return LoadedModel(model, [], [], context_length, vocab)
     return LoadedModel(model, layers, windows, context_length, vocab)
 
 
@@ -101,22 +121,15 @@ def _window(cache: Any) -> int | None:
         return None
     if type(cache) is RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
-    raise ModelImportError(
-        f"layers with a {type(cache).__name__} cannot be batched yet: "
-        "use a model whose layers all have plain or sliding-window attention"
-    )
+    raise UnaddressableError(f"its layers keep their state in {type(cache).__name__}")
 
 
-def _layer_shapes(model: Module) -> tuple[list[LayerShape], int]:
-    """Ask the model itself, by one token through mlx-lm's own caches."""
-    caches = make_prompt_cache(model)
-    logits = model(mx.zeros((1, 1), mx.uint32), cache=caches)
-    mx.eval(logits)
-    shapes = []
-    for cache in caches:
-        keys, values = cache.keys, cache.values
-        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype))
-    return shapes, logits.shape[-1]
+def _layer_shape(cache: KVCache | RotatingKVCache) -> LayerShape:
+    """Of a layer whose cache holds a token."""
+    keys, values = cache.keys, cache.values
+    if keys is None:
+        raise UnaddressableError("it has layers that keep nothing")
+    return LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype)
 
 
 def _context_length(config: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlxspec.model.forward import CompiledForward
 from mlxspec.model.kv import Rect
+from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Samplers, StepPlan
 from mlxspec.speculative.step import Target, run_step
 
@@ -54,6 +55,17 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
         target.store.drop(SLAB)
 
 
+def measure_plain(target: PlainTarget, max_tokens: int) -> StepCosts:
+    """Time prompts of some lengths, one row alone. Engine thread only; takes about thirty steps."""
+    target.store.create(SLAB, 1, max_tokens)
+    try:
+        widths = [width for width in (1, 2, 4, 8, 16, 32, 64) if width <= max_tokens]
+        plans = [(width, scratch_plan([(0, 1)], width, context=0)) for width in widths]
+        return StepCosts([(width, _best(target, plan)) for width, plan in plans], 0.0)
+    finally:
+        target.store.drop(SLAB)
+
+
 def _monotone(target: Target, shapes: Iterable[tuple[int, int]]) -> list[tuple[int, float]]:
     return [(rows * width, _time(target, [(0, rows)], width)) for rows, width in shapes]
 
@@ -89,12 +101,15 @@ def _rect_cost(target: Target, slots: int) -> float:
 
 
 def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
+    return _best(target, scratch_plan(runs, width))
+
+
+def _best(target: Target | PlainTarget, plan: StepPlan) -> float:
     """Best of a few runs, in milliseconds; the first one, which warms up, does not count."""
-    plan = scratch_plan(runs, width)
     return min([_milliseconds(target, plan) for _ in range(1 + REPEATS)][1:])
 
 
-def _milliseconds(target: Target, plan: StepPlan) -> float:
+def _milliseconds(target: Target | PlainTarget, plan: StepPlan) -> float:
     start = time.perf_counter()
     run_step(target, plan)
     return (time.perf_counter() - start) * 1e3

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
-from mlxspec.model.kv import KVStore, Rect
+from mlxspec.model.kv import Rect, Store
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -173,7 +173,7 @@ def _unpack_draft(reader: _Reader) -> DraftPlan:
     )
 
 
-def apply_kv_ops(store: KVStore, kv_ops: Ints) -> None:
+def apply_kv_ops(store: Store, kv_ops: Ints) -> None:
     """Carry out the scheduler's changes of the KV arrays, in order.
 
     When one fails, for want of memory, nothing more is made or copied, but what is to be dropped
@@ -190,7 +190,7 @@ def apply_kv_ops(store: KVStore, kv_ops: Ints) -> None:
         raise
 
 
-def _apply(store: KVStore, kv_op: list[int]) -> None:
+def _apply(store: Store, kv_op: list[int]) -> None:
     match kv_op:
         case [0, slab, slots, capacity, *_]:
             store.create(slab, slots, capacity)

@@ -19,6 +19,7 @@ from mlxspec.speculative.constrain import Constraints, Masks
 from mlxspec.speculative.drafter import Drafter
 from mlxspec.speculative.edits import Edits
 from mlxspec.speculative.logprobs import logprob_words
+from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
 from mlxspec.speculative.sample import Truncation, Xtc, draw
 
@@ -41,8 +42,25 @@ class Target:
         self.drafter = drafter
         self.constraints = Constraints() if constraints is None else constraints
 
+    def forward(self, plan: StepPlan, tokens: mx.array) -> tuple[mx.array | None, list[mx.array]]:
+        """Logits (num_sampled, vocab), None if no position is sampled, and the KV arrays that were
+        written; lazily.
 
-def run_step(target: Target, plan: StepPlan) -> mx.array | None:
+        tokens: (num_tokens,), the plan's, with all drafts filled in.
+        """
+        samples = len(plan.sampled) > 0
+        attention = StepAttention(
+            self.store.slabs,
+            plan.rects,
+            mx.array(plan.positions.view(np.int32)),
+            [int(plan.positions[rect.first]) for rect in plan.rects],
+            mx.array(plan.sampled) if samples else None,
+        )
+        logits = self.network(attention, tokens)
+        return logits if samples else None, attention.touched()
+
+
+def run_step(target: Target | PlainTarget, plan: StepPlan) -> mx.array | None:
     """Run the plan's tokens through the model; KV is written, evaluated, and stays.
 
     The drafter, if it has work, goes first; all of it is one graph.
@@ -50,18 +68,10 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     then the target's token at every sampled position, then the `logprob_words` of the rows that
     ask for them; None if no row samples. One synchronisation.
     """
-    samples = len(plan.sampled) > 0
-    attention = StepAttention(
-        target.store.slabs,
-        plan.rects,
-        mx.array(plan.positions.view(np.int32)),
-        [int(plan.positions[rect.first]) for rect in plan.rects],
-        mx.array(plan.sampled) if samples else None,
-    )
     tokens = _with_drafts(target, plan)
-    logits = target.network(attention, tokens)
-    if not samples:
-        mx.eval(attention.touched())
+    logits, touched = target.forward(plan, tokens)
+    if logits is None:
+        mx.eval(touched)
         return None
     masks = target.constraints.masks(plan)
     edits = Edits.unpack(plan.edits)
@@ -70,17 +80,18 @@ def run_step(target: Target, plan: StepPlan) -> mx.array | None:
     answer = mx.concatenate([kept, drawn])
     if plan.samplers.logprobs.any():
         answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
-    mx.eval(answer, attention.touched())
+    mx.eval(answer, touched)
     if masks is not None:
         target.constraints.advance(plan, np.asarray(answer))
     return answer
 
 
-def _with_drafts(target: Target, plan: StepPlan) -> mx.array:
+def _with_drafts(target: Target | PlainTarget, plan: StepPlan) -> mx.array:
     """The step's tokens (num_tokens,), those that the drafter writes filled in; lazily."""
     tokens = mx.array(plan.tokens)
     if plan.draft is None:
         return tokens
+    assert isinstance(target, Target)
     assert target.drafter is not None
 
     def draw(logits: mx.array, nth: int) -> mx.array:

@@ -117,6 +117,9 @@ pub struct ModelShape {
     pub view_step: u32,
     /// Whether a slab runs as one padded rectangle (static shapes) or in exact pieces.
     pub padded: bool,
+    /// Whether its rows can neither be cut back nor begin like another's, as recurrent states
+    /// cannot: nothing is drafted for them, nothing of them kept.
+    pub plain: bool,
     /// Measured cost of a step by its number of tokens, in milliseconds, ascending by tokens.
     pub step_cost: Vec<(u32, f32)>,
     /// Measured cost of one more rectangle in a step, in milliseconds.

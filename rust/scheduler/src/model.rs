@@ -79,7 +79,7 @@ impl Model {
     pub fn new(id: ModelId, config: &SchedulerConfig, shape: ModelShape) -> Self {
         Self {
             id,
-            kv: KvMemory::new(&shape, config.prefix_cache),
+            kv: KvMemory::new(&shape, config.prefix_cache && !shape.plain),
             drafting: Drafting::new(config, &shape),
             pace: PrefillPace::new(&StepCost::new(&shape.step_cost, shape.rect_cost)),
             shape,
@@ -248,7 +248,7 @@ impl Model {
     pub fn plan(&mut self, config: &SchedulerConfig) -> Option<StepPlan> {
         let chunk = self.prefill_chunk(config.inter_token_ms);
         let mut rows = form_batch(&self.running, &self.shape, chunk);
-        if config.speculation {
+        if config.speculation && !self.shape.plain {
             let step =
                 UndraftedStep { running: &self.running, pool: self.kv.rows(), shape: &self.shape };
             self.drafting.draft(&mut rows, &step, config.max_draft);

@@ -496,6 +496,7 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
         prefill_chunk: facts.get_item("prefill_chunk")?.extract()?,
         view_step: facts.get_item("view_step")?.extract()?,
         padded: facts.get_item("padded")?.extract()?,
+        plain: facts.get_item("plain")?.extract()?,
         step_cost: facts.get_item("step_cost")?.extract()?,
         rect_cost: facts.get_item("rect_cost")?.extract()?,
         fingerprint: facts.get_item("fingerprint")?.extract()?,

@@ -227,6 +227,7 @@ pub(crate) fn shape(max_context: u32, total_blocks: u32, padded: bool) -> ModelS
         prefill_chunk: 32,
         view_step: 64,
         padded,
+        plain: false,
         step_cost: vec![(1, 1.0), (256, 1.0)],
         rect_cost: 0.0,
         fingerprint: "sim".to_owned(),
