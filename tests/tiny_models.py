@@ -38,11 +38,12 @@ def save_model_with_tokenizer(folder: Path, kind: str, seed: int, **options: Any
     model = module.Model(module.ModelArgs.from_dict(config))
     weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    _save_tokenizer(folder)
+    save_tokenizer(folder)
     return folder
 
 
-def _save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of letters and a chat template that says what messages say."""
     from tokenizers import Tokenizer
     from tokenizers.decoders import Fuse
     from tokenizers.models import WordLevel
