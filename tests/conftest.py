@@ -13,7 +13,7 @@ prepare()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="Run fault tests at full size.")
+    parser.addoption("--full", action="store_true", help="Run tests at full size.")
 
 
 TINY_CONFIG = {
