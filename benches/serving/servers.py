@@ -52,6 +52,16 @@ def both_servers(folder: Path, *flags: str) -> Iterator[dict[str, Server]]:
         yield {ours.name: ours, theirs.name: theirs}
 
 
+@contextlib.contextmanager
+def our_server(folder: Path, *flags: str) -> Iterator[Server]:
+    """`mlxspec serve` alone, with these flags; as `both_servers` otherwise."""
+    with contextlib.ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="serve-bench-")))
+        server = stack.enter_context(_mlxspec(folder, logs, flags))
+        _wait_until_ready(server, "/health/ready")
+        yield server
+
+
 def _mlxspec(
     folder: Path, logs: Path, flags: tuple[str, ...]
 ) -> contextlib.AbstractContextManager[Server]:

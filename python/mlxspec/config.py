@@ -122,7 +122,9 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Speculative decoding: on or off for the server, longest draft in tokens.
 
     `shared_suffix_bytes` of each model remember answers to draft later ones from; 0 remembers none.
-    `suffix_dir` is where they outlive the server, if anywhere. `synthetic_acceptance` is for
+    `suffix_dir` is where they outlive the server, if anywhere. `acceptance` is the rule for a draft
+    model's drafts: `shared-noise` keeps the tokens of plain decoding, `rejection` their
+    distribution. `synthetic_acceptance` is for
     measuring: drafts are accepted at this rate, right or wrong, and answers mean nothing.
     """
 
@@ -130,6 +132,7 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
     shared_suffix_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
     suffix_dir: str | None = None
+    acceptance: Literal["shared-noise", "rejection"] = "shared-noise"
     synthetic_acceptance: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 

@@ -92,6 +92,7 @@ def token_engine(
     synthetic: float | None = None,
     kv_dir: Path | None = None,
     kv_dir_bytes: int = 1 << 30,
+    acceptance: Literal["shared-noise", "rejection"] = "shared-noise",
     **options: Any,
 ) -> Iterator[TokenEngine]:
     """A running engine for one model; ends it, and checks that only cached KV is left."""
@@ -99,7 +100,7 @@ def token_engine(
     config = Config(
         models=(ModelConfig(id="model", source=str(folder), draft_model=drafts, kv_bits=kv_bits),),
         kv=KVConfig(memory_bytes=kv_bytes, folder=None if kv_dir is None else str(kv_dir)),
-        speculation=SpeculationConfig(synthetic_acceptance=synthetic),
+        speculation=SpeculationConfig(synthetic_acceptance=synthetic, acceptance=acceptance),
     )
     arguments: dict[str, Any] = {
         "max_waiting": 64,
@@ -125,6 +126,7 @@ def token_engine(
     scheduler.close()
     scheduler.abort_all()
     thread.join(30)
+    runner.close()
     assert not thread.is_alive()
     assert scheduler.counters()["kv_blocks_used"] == scheduler.counters()["kv_blocks_cached"]
     assert scheduler.counters()["integrity_errors"] == 0

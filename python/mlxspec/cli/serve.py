@@ -25,7 +25,7 @@ _PLACES: Final = {
     "memory_bytes": "kv", "prefix_cache": "kv", "folder": "kv", "folder_bytes": "kv",
     "budget_bytes": "memory", "when_full": "memory",
     "enabled": "speculation", "max_draft": "speculation",
-    "shared_suffix_bytes": "speculation", "suffix_dir": "speculation",
+    "shared_suffix_bytes": "speculation", "suffix_dir": "speculation", "acceptance": "speculation",
     "synthetic_acceptance": "speculation", "dir": "batches",
 }  # fmt: skip
 """The section of the configuration that each flag belongs to."""
@@ -63,6 +63,10 @@ _COUNT: Final = click.IntRange(min=1)
 @click.option(
     "--shared-suffix-memory", "shared_suffix_bytes", type=Size(),
     help="Memory of each model for answers to draft later ones from; 0 keeps none.",
+)  # fmt: skip
+@click.option(
+    "--acceptance", type=click.Choice(["shared-noise", "rejection"]),
+    help="Rule for a draft model's drafts: keep plain decoding's tokens, or their distribution.",
 )  # fmt: skip
 @click.option("--suffix-dir", type=click.Path(), help="Keep those answers here across restarts.")
 @click.option(

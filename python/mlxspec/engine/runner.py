@@ -134,6 +134,8 @@ class Runner:
         layers = quantised(loaded.layers, self._config.models[load.model].kv_bits)
         constraints = self._constraints[load.model]
         target = _target(loaded._replace(layers=layers), drafts, constraints)
+        if isinstance(target, Target):
+            target.rejection = self._config.speculation.acceptance == "rejection"
         facts = self._facts(load, target, loaded.context_length)
         self._targets[load.model] = target
         self._context_lengths[load.model] = facts.max_context

@@ -82,7 +82,7 @@ class Edits(NamedTuple):
         logits[cells] = after
         return logits
 
-    def spared(self, shape: tuple[int, int]) -> mx.array | None:
+    def spared(self, shape: tuple[int, ...]) -> mx.array | None:
         """Tokens (positions, vocab) that XTC must not drop; None if there are none."""
         spared = self._of(SPARE)
         return spared._mask(shape) if len(spared.kind) else None

@@ -49,6 +49,16 @@ def gumbel(keys: mx.array, vocab: int) -> mx.array:
     return noise
 
 
+def uniform(keys: mx.array) -> mx.array:
+    """Uniform noise in [0, 1), (rows,), each row a function of its key (rows, 2) alone."""
+
+    def one(key: mx.array) -> mx.array:
+        return mx.random.uniform(key=key)
+
+    noise: mx.array = mx.vmap(one)(keys)
+    return noise
+
+
 def draw(
     logits: mx.array,
     keys: mx.array,
@@ -58,7 +68,27 @@ def draw(
     xtc: Xtc | None = None,
     exact: bool = True,
 ) -> mx.array:
-    """Draw one token per row: (rows,) uint32.
+    """Draw one token per row: (rows,) uint32. See `weigh` for the arguments."""
+    return pick(weigh(logits, keys, truncation, sort=sort, xtc=xtc, exact=exact), keys)
+
+
+def pick(weights: mx.array, keys: mx.array) -> mx.array:
+    """Draw one token per row (rows,) uint32 from the softmax of `weights` (rows, vocab)."""
+    return mx.argmax(weights + gumbel(keys, weights.shape[-1]), axis=-1).astype(mx.uint32)
+
+
+def weigh(
+    logits: mx.array,
+    keys: mx.array,
+    truncation: Truncation,
+    *,
+    sort: bool,
+    xtc: Xtc | None = None,
+    exact: bool = True,
+) -> mx.array:
+    """Logarithms of what each token weighs in a draw: (rows, vocab) float32.
+
+    Tokens that are cut off weigh nothing: negative infinity.
 
     logits: (rows, vocab), any float type. keys: (rows, 2) uint32. temperature > 0 in every row.
     sort: whether any row truncates by top-k or top-p. xtc: None where no row asks for it.
@@ -70,24 +100,18 @@ def draw(
     if sort:
         floor = mx.maximum(floor, _sorted_floor(scaled, truncation, exact=exact))
     kept = mx.where(scaled >= floor[:, None], scaled, -mx.inf)
-    if xtc is not None:
-        kept = _without_top_choices(kept, keys, xtc)
-    return mx.argmax(kept + gumbel(keys, logits.shape[-1]), axis=-1).astype(mx.uint32)
+    return kept if xtc is None else _without_top_choices(kept, keys, xtc)
 
 
 def _without_top_choices(scaled: mx.array, keys: mx.array, xtc: Xtc) -> mx.array:
     """With XTC's probability, only the least likely of the tokens above its threshold stays."""
-
-    def chance(key: mx.array) -> mx.array:
-        return mx.random.uniform(key=key)
-
     probs = mx.softmax(scaled, axis=-1)
     top = probs > xtc.threshold[:, None]
     least = mx.where(top, probs, mx.inf).min(axis=-1, keepdims=True)
     dropped = top & (probs > least)
     if xtc.spared is not None:
         dropped = dropped & ~xtc.spared
-    happens = mx.vmap(chance)(keys ^ mx.array(XTC_NOISE, mx.uint32)) < xtc.probability
+    happens = uniform(keys ^ mx.array(XTC_NOISE, mx.uint32)) < xtc.probability
     return mx.where(happens[:, None] & dropped, -mx.inf, scaled)
 
 

@@ -6,8 +6,6 @@ row 1            p q r                   prefill ends here: samples at r
 row 2            s t u v                 prefill goes on: samples nothing
 """
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
@@ -15,19 +13,21 @@ from mlxspec.model.attention import StepAttention
 from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
-from mlxspec.speculative.constrain import Constraints, Masks
+from mlxspec.speculative.constrain import Constraints
 from mlxspec.speculative.drafter import Drafter
+from mlxspec.speculative.draw import draw_targets, of_rows
 from mlxspec.speculative.edits import Edits
 from mlxspec.speculative.logprobs import logprob_words
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
-from mlxspec.speculative.sample import Truncation, Xtc, draw
+from mlxspec.speculative.rejection import Proposals
 
 
 class Target:
     """A loaded model, its KV rows, and its drafter, whose layers lie in the same rows.
 
-    constraints: the grammars of its running requests, by the keys in plans.
+    constraints: the grammars of its running requests, by the keys in plans. rejection: whether the
+    drafter's drafts are judged by the rejection rule instead of by shared noise.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Target:
         self.store = store
         self.drafter = drafter
         self.constraints = Constraints() if constraints is None else constraints
+        self.rejection = False
 
     def forward(self, plan: StepPlan, tokens: mx.array) -> tuple[mx.array | None, list[mx.array]]:
         """Logits (num_sampled, vocab), None if no position is sampled, and the KV arrays that were
@@ -68,15 +69,18 @@ def run_step(target: Target | PlainTarget, plan: StepPlan) -> mx.array | None:
     then the target's token at every sampled position, then the `logprob_words` of the rows that
     ask for them; None if no row samples. One synchronisation.
     """
-    tokens = _with_drafts(target, plan)
+    tokens, proposals = _with_drafts(target, plan)
     logits, touched = target.forward(plan, tokens)
     if logits is None:
         mx.eval(touched)
         return None
     masks = target.constraints.masks(plan)
     edits = Edits.unpack(plan.edits)
-    drawn = draw_targets(logits, plan.samplers, plan.noise_keys, edits, masks)
+    samplers = plan.samplers if proposals is None else proposals.others
+    drawn = draw_targets(logits, samplers, plan.noise_keys, edits, masks)
     kept = _count_kept(drawn, tokens, plan)
+    if proposals is not None:
+        kept, drawn = proposals.settle(logits, tokens, edits, (kept, drawn))
     answer = mx.concatenate([kept, drawn])
     if plan.samplers.logprobs.any():
         answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
@@ -86,23 +90,28 @@ def run_step(target: Target | PlainTarget, plan: StepPlan) -> mx.array | None:
     return answer
 
 
-def _with_drafts(target: Target | PlainTarget, plan: StepPlan) -> mx.array:
-    """The step's tokens (num_tokens,), those that the drafter writes filled in; lazily."""
+def _with_drafts(target: Target | PlainTarget, plan: StepPlan) -> tuple[mx.array, Proposals | None]:
+    """The step's tokens (num_tokens,), those that the drafter writes filled in; lazily. With them
+    those drafts that the rejection rule is to judge, if it is asked for."""
     tokens = mx.array(plan.tokens)
     if plan.draft is None:
-        return tokens
+        return tokens, None
     assert isinstance(target, Target)
     assert target.drafter is not None
+    proposals = Proposals(plan) if target.rejection else None
 
     def draw(logits: mx.array, nth: int) -> mx.array:
-        return draw_targets(logits, *_as_target_would(plan, nth), exact=False)
+        how = _as_target_would(plan, nth)
+        if proposals is not None:
+            return proposals.draft(logits, *how)
+        return draw_targets(logits, *how, exact=False)
 
     drafts = target.drafter.draft(target.store.slabs, plan.draft, draw)
     if drafts is not None:
         rows, nth = plan.draft.written
         first = plan.samplers.first[plan.draft.sampler[rows]]
         tokens[mx.array(plan.sampled[first + 1 + nth])] = drafts[mx.array(rows), mx.array(nth)]
-    return tokens
+    return tokens, proposals
 
 
 def _as_target_would(plan: StepPlan, nth: int) -> tuple[Samplers, Ints, Edits]:
@@ -114,73 +123,8 @@ def _as_target_would(plan: StepPlan, nth: int) -> tuple[Samplers, Ints, Edits]:
     rows = plan.draft.sampler
     at = plan.samplers.first[rows] + np.minimum(nth, plan.samplers.num_drafts[rows])
     each = np.arange(len(rows), dtype=np.uint32)
-    samplers = _rows(plan.samplers, rows)._replace(first=each, num_drafts=each * np.uint32(0))
+    samplers = of_rows(plan.samplers, rows)._replace(first=each, num_drafts=each * np.uint32(0))
     return samplers, plan.noise_keys[at], Edits.unpack(plan.edits).among(at.astype(np.int64))
-
-
-def draw_targets(
-    logits: mx.array,
-    samplers: Samplers,
-    noise_keys: Ints,
-    edits: Edits,
-    masks: Masks | None = None,
-    *,
-    exact: bool = True,
-) -> mx.array:
-    """The target's own token (num_sampled,) uint32 at every sampled position.
-
-    logits: (num_sampled, vocab), the positions of a sampling row one after another.
-    noise_keys: (num_sampled, 2). masks: what grammars allow. exact: see `draw`.
-    Greedy rows take the largest logit; only rows that ask for more pay for more.
-    """
-    tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
-    if not (samplers.temperature.any() or len(edits.kind) or masks):
-        return tokens
-    row = samplers.of_positions()
-    shaped = samplers.temperature[row] > 0
-    shaped[edits.position] = True
-    if masks is not None:
-        shaped[masks.position] = True
-    own = np.flatnonzero(shaped)
-    at, edits = mx.array(own), edits.among(own)
-    edited = logits[at].astype(mx.float32)
-    if masks is not None:
-        edited = masks.apply(edited, np.searchsorted(own, masks.position))
-    edited = edits.apply(edited)
-    how = _rows(samplers, row[own])
-    tokens[at] = _draw(edited, how, noise_keys[own], edits, exact=exact)
-    return tokens
-
-
-def _rows(samplers: Samplers, row: np.ndarray[Any, Any]) -> Samplers:
-    """One entry for each of the given rows."""
-    return Samplers._make(column[row] for column in samplers)
-
-
-def _draw(
-    logits: mx.array, per_position: Samplers, noise_keys: Ints, edits: Edits, *, exact: bool
-) -> mx.array:
-    """Tokens (positions,) uint32 of edited logits (positions, vocab); samplers by position."""
-    tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
-    random = np.flatnonzero(per_position.temperature > 0)
-    if len(random) == 0:
-        return tokens
-    how, at = _rows(per_position, random), mx.array(random)
-    truncation = Truncation(
-        mx.array(how.temperature),
-        mx.array(how.top_p),
-        mx.array(how.min_p),
-        mx.array(how.top_k.view(np.int32)),
-    )
-    sort = bool(((how.top_p < 1) | (how.top_k > 0)).any())
-    xtc = None
-    if how.xtc_probability.any():
-        spared = edits.among(random).spared((len(random), logits.shape[-1]))
-        xtc = Xtc(mx.array(how.xtc_probability), mx.array(how.xtc_threshold), spared)
-    tokens[at] = draw(
-        logits[at], mx.array(noise_keys[random]), truncation, sort=sort, xtc=xtc, exact=exact
-    )
-    return tokens
 
 
 def _count_kept(drawn: mx.array, tokens: mx.array, plan: StepPlan) -> mx.array:

@@ -15,10 +15,10 @@ from mlx_lm.sample_utils import (
     make_repetition_penalty,
 )
 
+from mlxspec.speculative.draw import draw_targets
 from mlxspec.speculative.edits import ADD, ALLOW, PENALIZE, SPARE, Edits
 from mlxspec.speculative.plan import Ints, Samplers
 from mlxspec.speculative.sample import Truncation, Xtc, draw
-from mlxspec.speculative.step import draw_targets
 
 VOCAB = 10
 CONTEXT = [3, 3, 5, 0, 9, 3]
