@@ -13,6 +13,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use mlxspec_scheduler::action::{Action, LoadEnd, StepOutcome, StepPlan};
 use mlxspec_scheduler::block_pool::BlockPool;
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::draft_len::{Candidate, DraftLen, StepBase};
 use mlxspec_scheduler::engine::{Engine, Runner};
 use mlxspec_scheduler::ids::{ModelId, RequestId, Row, SlabId};
 use mlxspec_scheduler::prefix_cache::PrefixCache;
@@ -20,6 +21,7 @@ use mlxspec_scheduler::request::{Request, Submission};
 use mlxspec_scheduler::sampling::Sampling;
 use mlxspec_scheduler::scheduler::Scheduler;
 use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
+use mlxspec_scheduler::step_cost::StepCost;
 use mlxspec_scheduler::suffix::SuffixIndex;
 
 const MODEL: ModelId = ModelId(0);
@@ -276,5 +278,44 @@ fn prefix(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, submit_through_the_queue, plan_and_commit, suffix, prefix);
+/// What the controller does for 256 rows with drafts of 16 tokens each: cut to what each may cost, and
+/// choose the positions that pay.
+fn choose_drafts(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("choose_drafts");
+    for (name, padded_slots) in [("exact", 0), ("padded", 256)] {
+        let base = StepBase {
+            rows: 256,
+            tokens: 256,
+            prefill: 0,
+            rects: 1,
+            budget: 256.max(8 * padded_slots),
+            padded_slots,
+        };
+        let knots =
+            [1, 2, 4, 8, 16, 32, 64, 2048].map(|tokens| (tokens, 5.0 + tokens as f32 / 64.0));
+        let mut draft_len = DraftLen::new(StepCost::new(&knots, 0.01));
+        let stakes = vec![2.0; 256];
+        let mut lens = Vec::new();
+        group.bench_function(format!("{name}/256"), |bencher| {
+            bencher.iter_batched_ref(
+                || (0..256_u32).map(likely_drafts).collect::<Vec<Candidate>>(),
+                |candidates| {
+                    draft_len.afford(candidates, &stakes, base);
+                    draft_len.choose(black_box(candidates), base, &mut lens)
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Every row has another rate at which its drafts are kept, from 0.4 to 0.95.
+fn likely_drafts(row: u32) -> Candidate {
+    let rate = 0.4 + 0.55 * (row.wrapping_mul(2_654_435_761) >> 24) as f32 / 255.0;
+    let survival = (1..=16).map(|len| rate.powi(len)).collect();
+    Candidate { drafts: Vec::new(), survival }
+}
+
+criterion_group!(benches, submit_through_the_queue, plan_and_commit, suffix, prefix, choose_drafts);
 criterion_main!(benches);

@@ -232,6 +232,36 @@ fn where_each_token_costs_a_step_nothing_is_drafted() {
 }
 
 #[test]
+fn drafts_are_cut_to_what_their_stake_pays_for() {
+    let cost = StepCost::new(&[(1, 1.0), (101, 51.0)], 0.0);
+    let draft_len = DraftLen::new(cost);
+    let cut = |stakes: &[f32], padded_slots: u32| {
+        let mut candidates: Vec<Candidate> = stakes.iter().map(|_| candidate(&[0.9; 5])).collect();
+        let base = StepBase { padded_slots, ..base(1, 100, 0) };
+        draft_len.afford(&mut candidates, stakes, base);
+        candidates.iter().map(|it| it.survival.len()).collect::<Vec<usize>>()
+    };
+    assert_eq!(cut(&[0.4, 0.6, 1.6, 99.0], 0), [0, 1, 3, 5], "half a token each");
+    assert_eq!(cut(&[0.9, 2.1], 2), [1, 4], "two slots wide, shared by two");
+}
+
+#[test]
+fn a_choice_on_the_edge_does_not_come_and_go() {
+    let cost = StepCost::new(&[(1, 1.0), (2, 1.46)], 0.0);
+    let mut draft_len = DraftLen::new(cost);
+    let mut drafts = |survival: f32, parked: bool| {
+        let mut lens = Vec::new();
+        draft_len.park(parked);
+        draft_len.fill(&[candidate(&[survival])], base(1, 8, 0), 0.0, &mut lens);
+        lens[0]
+    };
+    let (edge, clearly_more) = (0.51, 0.56);
+    assert_eq!(drafts(edge, false), 1, "a gain of 3%");
+    assert_eq!(drafts(edge, true), 0, "not enough to begin again");
+    assert_eq!(drafts(clearly_more, true), 1, "a gain of 7%");
+}
+
+#[test]
 fn a_parked_controller_probes_the_likeliest_row_every_sixteenth_step() {
     let probes = |candidates: &[Candidate], base: StepBase| {
         let mut draft_len = DraftLen::new(StepCost::new(&[(1, 1.0), (512, 512.0)], 0.0));

@@ -9,10 +9,13 @@
 
 use crate::acceptance::{Acceptance, Posterior};
 use crate::draft::Draft;
+use crate::ranking::Ranking;
 use crate::step_cost::StepCost;
 
-/// Draft only when it promises this much more than plain decoding.
+/// Draft only when it promises this much more than plain decoding; once nothing was worth drafting,
+/// only when it promises clearly more, so that a choice on the edge does not come and go.
 const MIN_GAIN: f32 = 1.02;
+const GAIN_TO_RESUME: f32 = 1.05;
 /// While nothing is drafted, one token is, every this many steps.
 const PROBE_STEPS: u32 = 16;
 
@@ -70,36 +73,40 @@ pub struct DraftLen {
     pub cost: StepCost,
     /// What drafts are worth.
     pub acceptance: Acceptance,
+    parked: bool,
     parked_steps: u32,
-    order: Vec<Position>,
+    ranking: Ranking,
+    /// Rows of the positions taken, in order.
+    order: Vec<u32>,
 }
-
-/// One draft position: its survival, its row, and whether it is the row's first.
-type Position = (f32, u32, bool);
 
 impl DraftLen {
     /// A controller with the costs measured at load.
     pub fn new(cost: StepCost) -> Self {
-        Self { cost, acceptance: Acceptance::default(), parked_steps: 0, order: Vec::new() }
+        Self {
+            cost,
+            acceptance: Acceptance::default(),
+            parked: false,
+            parked_steps: 0,
+            ranking: Ranking::default(),
+            order: Vec::new(),
+        }
     }
 
     /// Cut each candidate to the drafts that its stake pays for, if they should all be wrong.
     pub fn afford(&self, candidates: &mut [Candidate], stakes: &[f32], base: StepBase) {
-        let sharers = candidates.len() as f32;
+        let sharers = if base.padded_slots > 0 { candidates.len() as f32 } else { 1.0 };
+        let longest = candidates.iter().map(|it| it.survival.len()).max().unwrap_or(0);
+        let prices: Vec<f32> =
+            (1..=longest).map(|drafts| self.price(base, drafts as u32, 1) / sharers).collect();
         for (candidate, &stake) in candidates.iter_mut().zip(stakes) {
-            let (mut affordable, mut most) = (0, candidate.survival.len());
-            while affordable < most {
-                let tried = (affordable + most).div_ceil(2);
-                let price = self.price(base, tried as u32, 1);
-                let own = if base.padded_slots > 0 { price / sharers } else { price };
-                if own <= stake {
-                    affordable = tried;
-                } else {
-                    most = tried - 1;
-                }
-            }
-            candidate.survival.truncate(affordable);
+            candidate.survival.truncate(prices.partition_point(|&price| price <= stake));
         }
+    }
+
+    /// Tell what was chosen in the end where something could have been.
+    pub fn park(&mut self, nothing_drafted: bool) {
+        self.parked = nothing_drafted;
     }
 
     /// What drafts cost all rows together, in tokens of plain decoding: `drafts` of them in `rows`
@@ -161,36 +168,25 @@ impl DraftLen {
         making_ms: f32,
         lens: &mut [usize],
     ) -> f32 {
-        let mut order = std::mem::take(&mut self.order);
-        order.clear();
-        for (row, candidate) in candidates.iter().enumerate() {
-            let positions = candidate.survival.iter().enumerate();
-            order.extend(positions.map(|(at, &chance)| (chance, row as u32, at == 0)));
-        }
-        // Stable, and survival falls along a row: a row's positions stay in their order.
-        order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        order.truncate(base.budget as usize);
-        let (count, rate) = self.best_count(&order, base, making_ms);
-        for &(_, row, _) in &order[..count] {
-            lens[row as usize] += 1;
-        }
-        self.order = order;
-        rate
-    }
-
-    /// How many of the best positions give most tokens per millisecond, and how many they give.
-    fn best_count(&self, order: &[Position], base: StepBase, making_ms: f32) -> (usize, f32) {
-        let mut best = (0, self.rate_to_beat(base));
+        self.ranking.restart(candidates);
+        self.order.clear();
+        let fixed = making_ms + self.plain_ms(base) - self.cost.ms(base.tokens, base.rects);
+        let (mut best, mut best_rate) = (0, self.rate_to_beat(base));
         let (mut expected, mut rects) = (base.rows as f32, base.rects);
-        for (index, &(chance, _, first)) in order.iter().enumerate() {
-            expected += chance;
-            rects += u32::from(first);
-            let rate = expected / (making_ms + self.drafting_ms(base, index as u32 + 1, rects));
-            if rate > best.1 {
-                best = (index + 1, rate);
+        for count in 1..=base.budget {
+            let Some(position) = self.ranking.next(candidates) else { break };
+            self.order.push(position.row);
+            expected += position.survival;
+            rects += u32::from(position.at == 0);
+            let rate = expected / (fixed + self.cost.ms(base.tokens + count, rects));
+            if rate > best_rate {
+                (best, best_rate) = (self.order.len(), rate);
             }
         }
-        best
+        for &row in &self.order[..best] {
+            lens[row as usize] += 1;
+        }
+        best_rate
     }
 
     /// One width for all rows of the padded rectangles.
@@ -219,7 +215,8 @@ impl DraftLen {
     }
 
     fn rate_to_beat(&self, base: StepBase) -> f32 {
-        MIN_GAIN * base.rows as f32 / self.plain_ms(base)
+        let gain = if self.parked { GAIN_TO_RESUME } else { MIN_GAIN };
+        gain * base.rows as f32 / self.plain_ms(base)
     }
 
     /// What the step's rows would take to decode one token each. Prompts read in the same step make

@@ -6,6 +6,7 @@
 //! time to make; [`Choice`] weighs them against the others.
 
 use crate::action::{PlannedRow, StepPlan};
+use crate::canary::Canaries;
 use crate::config::{ModelShape, SchedulerConfig};
 use crate::corpus::{BYTES_PER_TOKEN, Corpus};
 use crate::draft::{Draft, Drafter};
@@ -75,6 +76,7 @@ pub struct Drafting {
     /// The latest answers, to draft others from; absent where none are kept.
     pub shared: Option<Corpus>,
     model: Option<DraftModel>,
+    canaries: Canaries,
     price: Price,
 }
 
@@ -96,6 +98,7 @@ impl Drafting {
                 Corpus::new(Drafter::Shared, config.shared_suffix_bytes / BYTES_PER_TOKEN)
             }),
             model: shape.draft_model.as_ref().map(DraftModel::new),
+            canaries: Canaries::default(),
             price: Price::default(),
         }
     }
@@ -114,6 +117,9 @@ impl Drafting {
         if offers.is_empty() {
             return;
         }
+        if !self.canaries.may_draft(base.rows) {
+            return;
+        }
         let mut choice = Choice::of_text(&offers, &mut self.draft_len, base);
         if let Some(model) = &mut self.model {
             let with_model = Choice::with_model(&offers, &mut self.draft_len, model, base);
@@ -123,6 +129,7 @@ impl Drafting {
                 choice.probe(&offers, &self.draft_len, model, base);
             }
         }
+        self.draft_len.park(choice.lens.iter().all(|&len| len == 0));
         self.price = self.price_of(&choice, base);
         for (&(offer, lag), &len) in choice.drafted.iter().zip(&choice.lens) {
             offers[offer].carry_out(rows, lag, len);
@@ -223,13 +230,16 @@ impl Drafting {
         request.posterior.settle(cost, kept);
     }
 
-    /// Learn what a step cost; those with prompts in them say nothing of drafts. A draft model's part
-    /// is not timed on its own: it was as much slower than expected as the whole.
-    pub fn observe_cost(&mut self, plan: &StepPlan, ms: f32) {
+    /// Learn what a step cost that brought so many tokens; those with prompts in them say nothing of
+    /// drafts. A draft model's part is not timed on its own: it was as much slower than expected as
+    /// the whole.
+    pub fn observe_cost(&mut self, plan: &StepPlan, brought: u32, ms: f32) {
         let decodes = plan.rows.iter().all(|it| it.num_new == 1) && !plan.rows.is_empty();
         if !decodes || !plan.kv_ops.is_empty() {
             return;
         }
+        let drafted = plan.rows.iter().any(|it| it.num_drafts() > 0);
+        self.canaries.observe(plan.samplers.len() as u32, brought, drafted, ms);
         let (tokens, rects) = (plan.tokens.len() as u32, plan.rects.len() as u32);
         let drafted = self.model.as_mut().zip(plan.draft.as_deref());
         let model_ms = drafted.as_ref().map_or(0.0, |(model, plan)| model.plan_ms(plan));

@@ -22,6 +22,7 @@ pub mod archive;
 pub mod batch;
 pub mod block_pool;
 pub mod board;
+pub mod canary;
 pub mod config;
 pub mod corpus;
 pub mod corpus_file;
@@ -45,6 +46,7 @@ pub mod prefill_pace;
 pub mod prefix_cache;
 #[cfg(feature = "python")]
 pub mod py;
+pub(crate) mod ranking;
 pub mod request;
 pub mod residency;
 pub mod rows;

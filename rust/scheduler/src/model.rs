@@ -400,7 +400,8 @@ impl Model {
             let request = self.running.remove(index);
             self.end(request, output, finish, events);
         }
-        self.drafting.observe_cost(plan, ms);
+        let brought = outcome.accepted.iter().map(|kept| kept + 1).sum();
+        self.drafting.observe_cost(plan, brought, ms);
         self.observe_pace(plan, ms);
     }
 
