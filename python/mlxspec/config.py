@@ -124,7 +124,8 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     `shared_suffix_bytes` of each model remember answers to draft later ones from; 0 remembers none.
     `suffix_dir` is where they outlive the server, if anywhere. `acceptance` is the rule for a draft
     model's drafts: `shared-noise` keeps the tokens of plain decoding, `rejection` their
-    distribution. `synthetic_acceptance` is for
+    distribution. `keep_costs`: what steps cost is measured once for a device and model, and written
+    to the cache folder. `synthetic_acceptance` is for
     measuring: drafts are accepted at this rate, right or wrong, and answers mean nothing.
     """
 
@@ -133,6 +134,7 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     shared_suffix_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
     suffix_dir: str | None = None
     acceptance: Literal["shared-noise", "rejection"] = "shared-noise"
+    keep_costs: bool = True
     synthetic_acceptance: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 

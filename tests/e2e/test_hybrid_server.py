@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hybrid(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with started(str(folder), tmp_path_factory.mktemp("hybrid") / "log") as url:
+    with started(tmp_path_factory.mktemp("hybrid") / "log", folder) as url:
         yield url
 
 

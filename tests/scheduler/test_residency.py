@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig
+from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
 from mlxspec.engine.engine import Engine
 from mlxspec.engine.request import GenerationRequest, SamplingParams
@@ -47,6 +47,7 @@ def config(folders: list[Path], room: float = 2.2, **memory: Any) -> Config:
         models=tuple(ModelConfig(id=it.name, source=str(it), preload=False) for it in folders),
         memory=MemoryConfig(budget_bytes=int(need * room), **quick),
         kv=KVConfig(memory_bytes=KV_BYTES * len(folders)),
+        speculation=SpeculationConfig(keep_costs=False),
     )
 
 
@@ -145,8 +146,8 @@ async def test_loads_that_fail_at_any_stage_leave_nothing_behind(
         with pytest.raises(UnavailableError, match="try again in"):
             await text(engine, "m2")
         gc.collect()
-        # The loader thread has a state of MLX's random numbers.
-        assert mx.get_active_memory() <= before + 64
+        # The loader thread has a state of MLX's random numbers, traced functions their constants.
+        assert mx.get_active_memory() <= before + 1024
         assert engine.counters().model_bytes == 0
         assert engine.model("m0").state == "failed"
         assert await text(engine, "m3"), "the others are not harmed"
@@ -206,7 +207,9 @@ async def test_a_pinned_model_stays_whatever_happens(folders: list[Path]) -> Non
         ModelConfig(id=model.id, source=model.source, preload=False, pinned=model.id == "m0")
         for model in plain.models
     )
-    configuration = Config(models=models, memory=plain.memory, kv=plain.kv)
+    configuration = Config(
+        models=models, memory=plain.memory, kv=plain.kv, speculation=plain.speculation
+    )
     async with running(configuration) as engine:
         for name in ("m0", "m1", "m2", "m3"):
             await text(engine, name, keep_alive=0.0)

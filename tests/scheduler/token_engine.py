@@ -93,6 +93,7 @@ def token_engine(
     kv_dir: Path | None = None,
     kv_dir_bytes: int = 1 << 30,
     acceptance: Literal["shared-noise", "rejection"] = "shared-noise",
+    keep_costs: bool = False,
     **options: Any,
 ) -> Iterator[TokenEngine]:
     """A running engine for one model; ends it, and checks that only cached KV is left."""
@@ -100,7 +101,9 @@ def token_engine(
     config = Config(
         models=(ModelConfig(id="model", source=str(folder), draft_model=drafts, kv_bits=kv_bits),),
         kv=KVConfig(memory_bytes=kv_bytes, folder=None if kv_dir is None else str(kv_dir)),
-        speculation=SpeculationConfig(synthetic_acceptance=synthetic, acceptance=acceptance),
+        speculation=SpeculationConfig(
+            synthetic_acceptance=synthetic, acceptance=acceptance, keep_costs=keep_costs
+        ),
     )
     arguments: dict[str, Any] = {
         "max_waiting": 64,

@@ -4,14 +4,14 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 import structlog
 
 from mlxspec._scheduler import BLOCK_TOKENS, SEGMENT_TOKENS, Scheduler
-from mlxspec.config import Config
+from mlxspec.config import Config, cache_dir
 from mlxspec.engine.loader import Load, Loader
 from mlxspec.engine.memory import MemoryPlan, model_folders
 from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape, ModelFacts
@@ -26,8 +26,9 @@ from mlxspec.model.kv_file import read_segment, write_segment
 from mlxspec.model.kv_form import quantised
 from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
-from mlxspec.speculative.calibrate import StepCosts, measure, measure_plain
+from mlxspec.speculative.calibrate import StepCosts, measure, measure_plain, still_holds
 from mlxspec.speculative.constrain import Constraints
+from mlxspec.speculative.cost_store import CostStore, Measured, cost_name
 from mlxspec.speculative.draft_model import DraftModel
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
@@ -36,12 +37,8 @@ from mlxspec.speculative.synthetic import force_acceptance
 
 log = structlog.get_logger()
 
-
-class Measured(NamedTuple):
-    """What steps of one network cost, and whether they ran traced."""
-
-    costs: StepCosts
-    compiled: bool
+CALIBRATED_SLOTS = 8
+"""Rows of the steps that are timed."""
 
 
 class LoadListener(Protocol):
@@ -209,11 +206,27 @@ class Runner:
     ) -> StepCosts:
         """What steps cost: measured by a network's first load, remembered for the next ones."""
         if key not in self._measured:
-            self._measured[key] = _measured(target, shape)
+            self._measured[key] = self._find_costs(key[0], target, shape)
             mx.clear_cache()
         elif self._measured[key].compiled and isinstance(target, Target):
             target.network.compiled = CompiledForward(target.network, padded=shape.padded)
         return self._measured[key].costs
+
+    def _find_costs(self, model: int, target: Target | PlainTarget, shape: DeviceShape) -> Measured:
+        """What an earlier server measured, if that still holds; else measured now, and kept."""
+        if isinstance(target, PlainTarget):
+            return Measured(measure_plain(target, max_tokens=64), compiled=False)
+        if not self._config.speculation.keep_costs:
+            return _measured(target, shape)
+        folders = model_folders(self._config, self._config.models[model])
+        layout = f"{shape} {target.network.layers} {self._config.models[model].kv_bits}"
+        name, store = cost_name(backend_facts(), folders, layout), CostStore(cache_dir() / "costs")
+        known = store.read(name)
+        if known is not None and _still_holds(target, known, shape):
+            return known
+        measured = _measured(target, shape)
+        store.write(name, measured)
+        return measured
 
     def constraints(self, model: int) -> Constraints:
         """The grammars of a model's requests. Any thread."""
@@ -313,11 +326,18 @@ def _draft_model(target: LoadedModel, drafts: list[LoadedModel]) -> DraftModel |
     return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
 
 
-def _measured(target: Target | PlainTarget, shape: DeviceShape) -> Measured:
-    if isinstance(target, PlainTarget):
-        return Measured(measure_plain(target, max_tokens=64), compiled=False)
-    costs = measure(target, padded=shape.padded, slots=8, max_tokens=64)
+def _measured(target: Target, shape: DeviceShape) -> Measured:
+    costs = measure(target, padded=shape.padded, slots=CALIBRATED_SLOTS, max_tokens=64)
     return Measured(costs, target.network.compiled is not None)
+
+
+def _still_holds(target: Target, known: Measured, shape: DeviceShape) -> bool:
+    """Whether a step takes what it took; the network is left as it was measured, traced or not."""
+    network = target.network
+    network.compiled = CompiledForward(network, padded=shape.padded) if known.compiled else None
+    holds = still_holds(target, known.costs, padded=shape.padded, slots=CALIBRATED_SLOTS)
+    network.compiled = network.compiled if holds else None
+    return holds
 
 
 class _NeedsMoreError(Exception):

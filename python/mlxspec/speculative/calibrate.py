@@ -24,6 +24,9 @@ REPEATS = 3
 NOISE = 1.1
 """Times that differ by less may be equal."""
 
+SAME = 1.5
+"""Costs that were measured earlier hold if a plain step takes no more or less than this of its."""
+
 SLAB = 2**32 - 1
 """A slab id that the scheduler never hands out."""
 
@@ -53,6 +56,16 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
         return StepCosts(costs, _rect_cost(target, slots))
     finally:
         target.store.drop(SLAB)
+
+
+def still_holds(target: Target, costs: StepCosts, *, padded: bool, slots: int) -> bool:
+    """Whether a plain step takes about as long as it once did. Engine thread only."""
+    target.store.create(SLAB, slots, CONTEXT + 1)
+    try:
+        ms = _time(target, [(0, slots if padded else 1)], 1)
+    finally:
+        target.store.drop(SLAB)
+    return 1 / SAME <= ms / costs.step_cost[0][1] <= SAME
 
 
 def measure_plain(target: PlainTarget, max_tokens: int) -> StepCosts:
