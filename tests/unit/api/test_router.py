@@ -47,9 +47,9 @@ def test_a_model_is_loaded_and_unloaded(
 ) -> None:
     answer = client.post(f"/models/{verb}", json={"model": "demo"})
     assert (answer.status_code, answer.json()["success"]) == (200, True)
-    assert any(line.startswith(f"{verb} demo") for line in engine.log)
     answer = client.post(f"/models/{verb}", json={"model": "demo", "wait": True}).json()
     assert answer["model"]["status"]["value"] == ("loaded" if verb == "load" else "unloaded")
+    assert sum(line.startswith(f"{verb} demo") for line in engine.log) == 2
     assert_error(client.post(f"/models/{verb}", json={"model": "/etc"}), 404, "model")
     assert_error(client.post(f"/models/{verb}", json={}), 400, "model")
 
