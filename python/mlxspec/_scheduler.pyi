@@ -8,6 +8,7 @@ __all__ = [
     "BLOCK_TOKENS",
     "SEGMENT_TOKENS",
     "ClosedError",
+    "MemoryShortError",
     "PredictionTooLongError",
     "PromptTooLongError",
     "QueueFullError",
@@ -23,6 +24,7 @@ SEGMENT_TOKENS: Final[int]
 
 class QueueFullError(RuntimeError): ...
 class ClosedError(RuntimeError): ...
+class MemoryShortError(RuntimeError): ...
 class PredictionTooLongError(ValueError): ...
 class PromptTooLongError(ValueError): ...
 class RequestTooLargeError(ValueError): ...
@@ -40,6 +42,10 @@ class _Runner(Protocol):
         self, model: int, slab: int, slot: int, start: int, known: int, file: Path, /
     ) -> bool:
         """Read a segment from a file; False if it is not what it should be."""
+    def memory_share(self) -> float:
+        """What the process holds of what it may; asked for if the watermarks are not 0."""
+    def trim(self) -> None:
+        """Give freed memory back that is kept for later."""
 
 class _Sampling(Protocol):
     """How to draw; `Sampling` in Rust says what each attribute means."""
@@ -100,6 +106,10 @@ class _Memory(Protocol):
     def patience_seconds(self) -> float: ...
     @property
     def min_resident_seconds(self) -> float: ...
+    @property
+    def soft_watermark(self) -> float: ...
+    @property
+    def hard_watermark(self) -> float: ...
 
 _Reason: TypeAlias = Literal[
     "stop",
@@ -169,10 +179,10 @@ class Scheduler:
         `keep_alive`: seconds that the model stays when idle, from now on; negative is for ever,
         None as before.
 
-        Raises QueueFullError, ClosedError, PromptTooLongError, PredictionTooLongError,
-        RequestTooLargeError or ValueError; nothing is kept of a refused request. One for a model
-        that is not in memory may be refused later: it then ends with `context_length`, `too_large`
-        or `unavailable`.
+        Raises QueueFullError, ClosedError, MemoryShortError, PromptTooLongError,
+        PredictionTooLongError, RequestTooLargeError or ValueError; nothing is kept of a refused
+        request. One for a model that is not in memory may be refused later, and one without a token
+        if memory runs short: it then ends with `context_length`, `too_large` or `unavailable`.
         """
 
     def load(self, model: int, keep_alive: float | None) -> int:

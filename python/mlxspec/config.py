@@ -97,6 +97,10 @@ class MemoryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     first, and wait for busy ones; `wait` until memory is free; or `fail` at once. A request waits
     `wait_seconds` at most. After `patience_seconds` busy models take no new requests until the one
     that waits longest has its memory. No model is evicted before `min_resident_seconds` are over.
+
+    limit_bytes: what the process may hold in all (`None`: the host's memory, or the container's).
+    From the soft watermark on, a share of that, caches and idle models are given up and nobody is
+    let in beside those who run; from the hard one on requests are refused. 0 switches that off.
     """
 
     budget_bytes: Positive | None = None
@@ -104,6 +108,9 @@ class MemoryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     wait_seconds: Annotated[float, Meta(ge=0)] = 120.0
     patience_seconds: Annotated[float, Meta(ge=0)] = 10.0
     min_resident_seconds: Annotated[float, Meta(ge=0)] = 5.0
+    limit_bytes: Positive | None = None
+    soft_watermark: Annotated[float, Meta(ge=0)] = 0.85
+    hard_watermark: Annotated[float, Meta(ge=0)] = 0.95
 
 
 class KVConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -348,6 +355,9 @@ _VARIABLES: Final = {
     "MLXSPEC_INTER_TOKEN_MS": ("scheduler", "inter_token_ms"),
     "MLXSPEC_MEMORY": ("memory", "budget_bytes"),
     "MLXSPEC_WHEN_FULL": ("memory", "when_full"),
+    "MLXSPEC_MEMORY_LIMIT": ("memory", "limit_bytes"),
+    "MLXSPEC_SOFT_WATERMARK": ("memory", "soft_watermark"),
+    "MLXSPEC_HARD_WATERMARK": ("memory", "hard_watermark"),
     "MLXSPEC_KV_MEMORY": ("kv", "memory_bytes"),
     "MLXSPEC_PREFIX_CACHE": ("kv", "prefix_cache"),
     "MLXSPEC_KV_DIR": ("kv", "folder"),
@@ -377,6 +387,7 @@ _PARSERS: Final[dict[str, Callable[[str], str | int]]] = {
     "shared_suffix_bytes": parse_size,
     "max_held_bytes": parse_size,
     "budget_bytes": parse_size,
+    "limit_bytes": parse_size,
     "key_sha256": _hash_key,
 }
 """Keys whose variable is written otherwise than in a file."""

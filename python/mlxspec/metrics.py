@@ -31,6 +31,8 @@ COUNTERS = {
     "model_loads": "Loads of models begun.",
     "model_load_errors": "Loads of models that failed.",
     "model_evictions": "Models evicted.",
+    "memory_trims": "Times freed memory was given back because memory was short.",
+    "memory_refusals": "Requests refused before their first token because memory was short.",
     "steps": "Forward passes over a batch.",
     "step_errors": "Steps that failed on the device.",
     "late_aborts": "Aborts that found their request already ended.",
@@ -51,6 +53,8 @@ COUNTERS = {
 """Cumulative counters: attribute of `CountersLike` to help text."""
 
 GAUGES = {
+    "memory_permille": "What the process holds of what it may, in thousandths.",
+    "memory_shortage": "0, 1 above the soft watermark, 2 above the hard one.",
     "requests_waiting": "Requests queued and not yet running.",
     "requests_running": "Requests in the batch.",
     "models_resident": "Models in memory.",

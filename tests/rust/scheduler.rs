@@ -127,6 +127,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (0_usize..1000).prop_map(Op::Lose),
         24 => Just(Op::Step),
         1 => prop_oneof![Just(Fault::Forward), Just(Fault::KvOps)].prop_map(Op::FailStep),
+        1 => any::<bool>().prop_map(Op::Short),
+        1 => prop_oneof![Just(Op::ShrinkCaches), Just(Op::RefusePrefill)],
     ]
 }
 

@@ -80,6 +80,10 @@ class Counters(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     prefix_evictions: int
     preemptions: int
+    memory_permille: int
+    memory_shortage: int
+    memory_trims: int
+    memory_refusals: int
     steps: int
     step_errors: int
     integrity_errors: int
@@ -421,7 +425,7 @@ class Engine:
             raise BadRequestError(str(error), param="max_tokens") from None
         except _scheduler.QueueFullError as error:
             raise QueueFullError(str(error), retry_after=self._admission.retry_after()) from None
-        except _scheduler.ClosedError as error:
+        except (_scheduler.ClosedError, _scheduler.MemoryShortError) as error:
             raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
         except ValueError as error:
             raise BadRequestError(str(error)) from None
@@ -479,6 +483,8 @@ class Memory(Struct, frozen=True, kw_only=True):
     wait_seconds: float
     patience_seconds: float
     min_resident_seconds: float
+    soft_watermark: float
+    hard_watermark: float
 
     @classmethod
     def of(cls, budget: int, config: MemoryConfig) -> "Memory":
@@ -489,6 +495,8 @@ class Memory(Struct, frozen=True, kw_only=True):
             wait_seconds=config.wait_seconds,
             patience_seconds=config.patience_seconds,
             min_resident_seconds=config.min_resident_seconds,
+            soft_watermark=config.soft_watermark,
+            hard_watermark=config.hard_watermark,
         )
 
 

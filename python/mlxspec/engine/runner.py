@@ -26,6 +26,7 @@ from mlxspec.model.kv_file import read_segment, write_segment
 from mlxspec.model.kv_form import quantised
 from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
+from mlxspec.model.memory_gauge import MemoryGauge
 from mlxspec.speculative.calibrate import StepCosts, measure, measure_plain, still_holds
 from mlxspec.speculative.constrain import Constraints
 from mlxspec.speculative.cost_store import CostStore, Measured, cost_name
@@ -75,6 +76,7 @@ class Runner:
         self._weights_digests: dict[int, str] = {}
         self._context_lengths: dict[int, int] = {}
         self._errors: dict[int, str] = {}
+        self._gauge = MemoryGauge(backend_facts(), config.memory.limit_bytes)
         self._loader = Loader(self._bring_in)
 
     def load(self, model: int, num_bytes: int) -> None:
@@ -90,6 +92,15 @@ class Runner:
         del self._targets[model]
         free_memory()
         log.info("model evicted", model=self._name(model), active_bytes=mx.get_active_memory())
+
+    def memory_share(self) -> float:
+        """What this process holds of what it may: 1.0 is all."""
+        return self._gauge.share()
+
+    def trim(self) -> None:
+        """Give back what MLX keeps of freed memory."""
+        mx.synchronize()
+        mx.clear_cache()
 
     def close(self) -> None:
         """Break off loads; for the end of the process, any thread."""

@@ -14,10 +14,11 @@ use crate::action::{Action, LoadEnd, Sampler, StepOutcome, StepPlan};
 use crate::archive::Archive;
 use crate::board::Board;
 use crate::config::{KeepAlive, ModelShape, SchedulerConfig};
-use crate::error::SubmitError;
+use crate::error::{Refusal, SubmitError};
 use crate::ids::{ModelId, RequestId};
 use crate::inbox::Inbox;
 use crate::kv_disk::KvDisk;
+use crate::memory_guard::{MemoryGuard, Relief, Shortage, Watermarks, permille};
 use crate::model::{Event, Model};
 use crate::outbox::Outbox;
 use crate::request::{Finish, Request, Submission};
@@ -67,6 +68,14 @@ pub trait Runner {
     /// Read a segment's KV from this file into its row. False if it is not there, not whole, or not
     /// what it should be.
     fn read_kv(&mut self, read: &SegmentRead, file: &Path) -> bool;
+
+    /// What this process holds of what it may hold, from 0 to 1 and above; `None` if unknown.
+    fn memory_share(&mut self) -> Option<f64> {
+        None
+    }
+
+    /// Give freed memory back that is kept for later.
+    fn trim(&mut self) {}
 }
 
 /// A command that must never be refused.
@@ -89,6 +98,7 @@ pub struct Engine {
     /// How models share memory, before any is loaded.
     residency: Residency,
     board: Board,
+    watermarks: Watermarks,
     shapes: Vec<OnceLock<ModelShape>>,
     stats: Stats,
     /// Of each model.
@@ -117,6 +127,7 @@ impl Engine {
         let num_models = residency.models.len();
         Ok(Self {
             board: Board::new(&residency),
+            watermarks: Watermarks::OFF,
             residency,
             inbox: Inbox::new(config.max_waiting + config.max_running),
             outbox: Outbox::new()?,
@@ -128,6 +139,12 @@ impl Engine {
             epoch: Instant::now(),
             config,
         })
+    }
+
+    /// The same, which gives things up as memory runs short.
+    #[must_use]
+    pub fn guarded(self, watermarks: Watermarks) -> Self {
+        Self { watermarks, ..self }
     }
 
     /// Counters, readable at any time.
@@ -167,8 +184,13 @@ impl Engine {
     pub fn submit(&self, submission: Submission) -> Result<RequestId, SubmitError> {
         let max_len = self.check(&submission)?;
         let capacity = self.config.max_waiting + self.config.max_running;
-        if self.in_flight.fetch_add(1, Ordering::AcqRel) >= capacity as u64 {
+        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        if before >= capacity as u64 {
             return Err(self.refuse(SubmitError::QueueFull { capacity }));
+        }
+        let very_short = Stats::get(&self.stats.memory_shortage) == Shortage::Hard as u64;
+        if very_short && before > 0 {
+            return Err(self.refuse(SubmitError::Unavailable(Refusal::MemoryShort)));
         }
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let num_prompt = submission.prompt.len() as u64;
@@ -297,10 +319,12 @@ impl Engine {
     fn serve(&self, scheduler: &mut Scheduler, runner: &mut dyn Runner, events: &mut Vec<Event>) {
         let mut archive = Archive::new(self.config.suffix_dir.clone());
         let disk = KvDisk::open(&self.config, scheduler, &self.stats);
+        let mut guard = MemoryGuard::new(self.watermarks);
         loop {
             Stats::set(&self.stats.heartbeat_ns, self.now_ns());
             let closed = self.inbox.is_closed();
             self.take_commands(scheduler, events);
+            self.guard_memory(&mut guard, scheduler, runner, events);
             for model in scheduler.take_loaded() {
                 fill_from(&mut archive, scheduler.model_mut(model));
             }
@@ -324,7 +348,7 @@ impl Engine {
                         self.save_to(&mut archive, scheduler.resident());
                     }
                     if !disk.save_next(scheduler, runner, None) {
-                        self.inbox.wait(Some(HEARTBEAT));
+                        self.inbox.wait(Some(guard.patience(HEARTBEAT)));
                     }
                 }
             }
@@ -335,6 +359,37 @@ impl Engine {
         self.save_to(&mut archive, scheduler.resident());
         disk.save_all(scheduler, runner, None, LAST_SAVES);
         self.gauge(scheduler);
+    }
+
+    /// Measure if it is time to, and give up what a shortage calls for.
+    fn guard_memory(
+        &self,
+        guard: &mut MemoryGuard,
+        scheduler: &mut Scheduler,
+        runner: &mut dyn Runner,
+        events: &mut Vec<Event>,
+    ) {
+        if !guard.is_due(self.now_ns()) {
+            return;
+        }
+        let share = runner.memory_share().unwrap_or_default();
+        let relief = guard.observe(share, scheduler.spare(), self.now_ns());
+        scheduler.short_of_memory(guard.shortage() > Shortage::None);
+        Stats::set(&self.stats.memory_permille, permille(share));
+        Stats::set(&self.stats.memory_shortage, guard.shortage() as u64);
+        match relief {
+            Some(Relief::TrimPool) => {
+                Stats::add(&self.stats.memory_trims, 1);
+                runner.trim();
+            }
+            Some(Relief::ShrinkCache) => scheduler.shrink_caches(),
+            Some(Relief::EvictModel) => scheduler.evict_idle(),
+            Some(Relief::RefusePrefill) => {
+                Stats::add(&self.stats.memory_refusals, 1);
+                scheduler.refuse_prefill(events);
+            }
+            None => {}
+        }
     }
 
     fn save_to<'a>(&self, archive: &mut Archive, models: impl IntoIterator<Item = &'a Model>) {

@@ -91,6 +91,9 @@ pub enum Refusal {
         /// Seconds until it is tried again.
         seconds: u64,
     },
+    /// The server holds nearly all it may.
+    #[error("memory is short: send less at a time or try again later")]
+    MemoryShort,
     /// The load it waited for failed.
     #[error("the model could not be loaded: {0}")]
     LoadFailed(String),

@@ -193,6 +193,21 @@ impl KvMemory {
         }
     }
 
+    /// Cached prefixes that no request runs in.
+    pub(crate) fn num_prefixes(&self) -> usize {
+        self.cache.num_retired()
+    }
+
+    /// Give up half of the cached prefixes, least recently used first; slabs without any row go.
+    pub(crate) fn shrink_cache(&mut self) {
+        for _ in 0..self.num_prefixes().div_ceil(2) {
+            if let Some(id) = self.cache.oldest(u64::MAX, None) {
+                self.forget(id);
+                self.num_evictions += 1;
+            }
+        }
+    }
+
     fn forget(&mut self, id: PrefixId) {
         if let Some(row) = self.cache.remove(id) {
             self.rows.release(row);

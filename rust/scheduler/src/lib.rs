@@ -40,6 +40,7 @@ pub mod inbox;
 pub mod kv_disk;
 pub mod kv_memory;
 pub mod layout;
+pub mod memory_guard;
 pub mod model;
 pub mod outbox;
 pub mod prefill_pace;

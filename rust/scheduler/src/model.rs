@@ -8,7 +8,7 @@ use crate::config::{ModelShape, SchedulerConfig};
 use crate::corpus::Corpus;
 use crate::draft_plan::DraftPlan;
 use crate::drafting::{Drafting, UndraftedStep};
-use crate::error::{IntegrityError, ensure};
+use crate::error::{IntegrityError, SubmitError, ensure};
 use crate::ids::{ModelId, RequestId, SlabId};
 use crate::kv_memory::KvMemory;
 use crate::layout::lay_out;
@@ -72,6 +72,8 @@ pub struct Model {
     has_read: bool,
     /// Preemptions so far.
     pub(crate) num_preemptions: u64,
+    /// Memory is short: nobody gets a row while another runs.
+    pub(crate) closed: bool,
 }
 
 impl Model {
@@ -87,6 +89,7 @@ impl Model {
             running: Vec::new(),
             has_read: false,
             num_preemptions: 0,
+            closed: false,
         }
     }
 
@@ -118,6 +121,24 @@ impl Model {
     /// Requests with a row.
     pub fn num_running(&self) -> usize {
         self.running.len()
+    }
+
+    /// Running requests that have no token yet.
+    pub fn num_prefills(&self) -> usize {
+        self.running.iter().filter(|it| it.num_generated() == 0).count()
+    }
+
+    /// Newest of the running requests without a token.
+    pub fn newest_prefill(&self) -> Option<RequestId> {
+        self.running.iter().rev().find(|it| it.num_generated() == 0).map(|it| it.id)
+    }
+
+    /// End a running request that has said nothing yet.
+    pub fn refuse(&mut self, id: RequestId, error: SubmitError, events: &mut Vec<Event>) {
+        if let Some(at) = self.running.iter().position(|it| it.id == id) {
+            let request = self.running.remove(at);
+            self.end(request, Output::default(), Finish::Refused(error), events);
+        }
     }
 
     /// Queue a request where its turn is.
@@ -323,9 +344,13 @@ impl Model {
         self.push(request);
     }
 
+    fn max_running(&self, config: &SchedulerConfig) -> usize {
+        if self.closed { 1 } else { config.max_running }
+    }
+
     /// Give rows to those waiting, by turn, while blocks last.
     fn admit(&mut self, config: &SchedulerConfig, now_ns: u64) {
-        while self.running.len() < config.max_running
+        while self.running.len() < self.max_running(config)
             && let Some(mut request) = self.waiting.pop_front()
         {
             let capacity = self.shape.row_capacity(request.len());

@@ -17,8 +17,9 @@ use crate::config::{
 };
 use crate::draft::Drafter;
 use crate::engine::{Engine, Runner};
-use crate::error::SubmitError;
+use crate::error::{Refusal, SubmitError};
 use crate::ids::{ModelId, RequestId, Row};
+use crate::memory_guard::Watermarks;
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Submission};
 use crate::residency::{Phase, Residency};
@@ -34,6 +35,7 @@ create_exception!(
     PyRuntimeError,
     "The scheduler is draining or has stopped."
 );
+create_exception!(_scheduler, MemoryShortError, PyRuntimeError, "The server holds all it may.");
 create_exception!(
     _scheduler,
     PromptTooLongError,
@@ -57,6 +59,7 @@ impl From<SubmitError> for PyErr {
             SubmitError::ContextLength { .. } => PromptTooLongError::new_err(text),
             SubmitError::PredictionLength { .. } => PredictionTooLongError::new_err(text),
             SubmitError::TooLarge { .. } => RequestTooLargeError::new_err(text),
+            SubmitError::Unavailable(Refusal::MemoryShort) => MemoryShortError::new_err(text),
             SubmitError::UnknownModel(_)
             | SubmitError::EmptyPrompt
             | SubmitError::Unavailable(_) => PyValueError::new_err(text),
@@ -82,6 +85,8 @@ struct PyMemory {
     wait_seconds: f64,
     patience_seconds: f64,
     min_resident_seconds: f64,
+    soft_watermark: f64,
+    hard_watermark: f64,
 }
 
 impl PyMemory {
@@ -159,7 +164,8 @@ impl Scheduler {
         let residency = Residency::new(memory.config()?, policies);
         let engine = Engine::with_residency(config, residency)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
-        Ok(Self { engine: Arc::new(engine) })
+        let watermarks = Watermarks { soft: memory.soft_watermark, hard: memory.hard_watermark };
+        Ok(Self { engine: Arc::new(engine.guarded(watermarks)) })
     }
 
     /// Queue a request; returns its id.
@@ -485,6 +491,15 @@ impl Runner for PyRunner {
         Python::attach(|py| self.runner.call_method1(py, "read_kv", args)?.extract(py))
             .unwrap_or(false)
     }
+
+    fn memory_share(&mut self) -> Option<f64> {
+        Python::attach(|py| self.runner.call_method0(py, "memory_share")?.extract(py)).ok()
+    }
+
+    fn trim(&mut self) {
+        // What it could not give back shows in the next measurement.
+        let _ = self.call("trim", ());
+    }
 }
 
 fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
@@ -518,7 +533,7 @@ fn draft_model_of(facts: &Bound<'_, PyAny>) -> PyResult<Option<DraftModelShape>>
 mod _scheduler {
     #[pymodule_export]
     use super::{
-        ClosedError, PredictionTooLongError, PromptTooLongError, QueueFullError,
+        ClosedError, MemoryShortError, PredictionTooLongError, PromptTooLongError, QueueFullError,
         RequestTooLargeError, Scheduler,
     };
 

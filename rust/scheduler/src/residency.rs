@@ -272,6 +272,15 @@ impl Residency {
         }
     }
 
+    /// The least recently used model that runs nothing and may leave, if others are at work.
+    pub fn idle_beside_others(&self) -> Option<ModelId> {
+        let busy = |it: &ModelState| it.running + it.waiting > 0;
+        let idle = |it: &ModelState| it.phase == Phase::Resident && !it.policy.pinned && !busy(it);
+        let models = || (0..).zip(&self.models);
+        let oldest = models().filter(|(_, it)| idle(it)).min_by_key(|(_, it)| it.used_ns);
+        oldest.filter(|_| self.models.iter().any(busy)).map(|(at, _)| ModelId(at))
+    }
+
     /// The next thing to do, if any. Call again after each order and event, and as time passes.
     pub fn next(&mut self, now_ns: u64) -> Option<Order> {
         self.cancel().or_else(|| self.expire(now_ns)).or_else(|| self.reserve(now_ns))

@@ -4,8 +4,9 @@
 
 use crate::action::{Action, LoadEnd, StepOutcome, StepPlan};
 use crate::config::{KeepAlive, MemoryConfig, ModelPolicy, SchedulerConfig};
-use crate::error::{IntegrityError, Refusal, ensure};
+use crate::error::{IntegrityError, Refusal, SubmitError, ensure};
 use crate::ids::{ModelId, RequestId};
+use crate::memory_guard::Spare;
 use crate::model::{Event, Model};
 use crate::request::{Finish, Request};
 use crate::residency::{Admission, Phase, Residency};
@@ -283,6 +284,56 @@ impl Scheduler {
                 self.news.extend(waiter.refused(Refusal::TimedOut { seconds }));
                 self.residency.leave(ModelId(at as u32), Admission::Wait, now_ns);
             }
+        }
+    }
+
+    /// What could be given up if memory is short.
+    pub fn spare(&self) -> Spare {
+        let prefills = self.resident().map(Model::num_prefills).sum();
+        Spare {
+            prefixes: self.resident().map(|it| it.kv.num_prefixes()).sum(),
+            idle_models: usize::from(self.residency.idle_beside_others().is_some()),
+            prefills,
+            others: self.num_requests().1 - prefills,
+        }
+    }
+
+    /// While memory is short nobody gets a row, but for one request where none runs.
+    pub fn short_of_memory(&mut self, short: bool) {
+        for entry in &mut self.entries {
+            if let Some(model) = &mut entry.model {
+                model.closed = short;
+            }
+        }
+    }
+
+    /// Give up half of what each model caches.
+    pub fn shrink_caches(&mut self) {
+        for entry in &mut self.entries {
+            if let Some(model) = &mut entry.model {
+                model.kv.shrink_cache();
+            }
+        }
+    }
+
+    /// Let the least recently used idle model go, if others are wanted.
+    pub fn evict_idle(&mut self) {
+        if let Some(id) = self.residency.idle_beside_others() {
+            self.residency.unload(id);
+        }
+    }
+
+    /// End the newest request that has no token yet.
+    pub fn refuse_prefill(&mut self, events: &mut Vec<Event>) {
+        let newest = |it: &Model| it.newest_prefill();
+        let Some(id) = self.resident().filter_map(newest).max() else {
+            return;
+        };
+        for at in 0..self.entries.len() {
+            if let Some(model) = &mut self.entries[at].model {
+                model.refuse(id, SubmitError::Unavailable(Refusal::MemoryShort), events);
+            }
+            self.count_out(ModelId(at as u32));
         }
     }
 

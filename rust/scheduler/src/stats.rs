@@ -65,6 +65,14 @@ counters! {
     model_load_errors,
     /// Models evicted.
     model_evictions,
+    /// Gauge: what the process holds of what it may, in thousandths.
+    memory_permille,
+    /// Gauge: how short memory is: 0, 1 above the soft watermark, 2 above the hard one.
+    memory_shortage,
+    /// Times the runner gave freed memory back because memory was short.
+    memory_trims,
+    /// Requests refused before their first token because memory was short.
+    memory_refusals,
     /// Steps run.
     steps,
     /// Times the idle check found the books not in order.
@@ -106,6 +114,11 @@ impl Stats {
     /// Set a gauge.
     pub fn set(gauge: &AtomicU64, value: u64) {
         gauge.store(value, Ordering::Relaxed);
+    }
+
+    /// The value of a count or a gauge.
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
     }
 
     /// Count one verified draft.

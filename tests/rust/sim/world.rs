@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mlxspec_scheduler::action::{Action, LoadEnd, StepPlan};
 use mlxspec_scheduler::config::{BLOCK_TOKENS, ModelShape, SchedulerConfig};
+use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::model::Event;
 use mlxspec_scheduler::request::{Finish, Request, RequestStats};
@@ -37,6 +38,8 @@ pub(crate) struct World {
     pub(crate) runners: Vec<SimRunner>,
     pub(crate) requests: Vec<Tracked>,
     pub(crate) disk: SimDisk,
+    /// Whether memory is short: who lost its row then waits for those who have one.
+    short: bool,
     now_ns: u64,
 }
 
@@ -57,6 +60,10 @@ pub(crate) enum Op {
     Lose(usize),
     Step,
     FailStep(Fault),
+    /// Memory is short, or no more.
+    Short(bool),
+    ShrinkCaches,
+    RefusePrefill,
 }
 
 impl World {
@@ -68,6 +75,7 @@ impl World {
             runners: runners.map(|(shape, it)| SimRunner::new(shape.clone(), it)).collect(),
             requests: Vec::new(),
             disk: SimDisk::default(),
+            short: false,
             now_ns: 0,
         }
     }
@@ -139,6 +147,12 @@ impl World {
             Op::FailStep(fault) => {
                 self.step(Some(fault));
             }
+            Op::Short(short) => {
+                self.short = short;
+                self.scheduler.short_of_memory(short);
+            }
+            Op::ShrinkCaches => self.scheduler.shrink_caches(),
+            Op::RefusePrefill => self.refuse_prefill(),
         }
         self.scheduler.check_integrity().unwrap();
     }
@@ -225,6 +239,20 @@ impl World {
         self.take(events);
     }
 
+    /// End the newest request that has no token yet, if one runs.
+    pub(crate) fn refuse_prefill(&mut self) {
+        let mut events = Vec::new();
+        self.scheduler.refuse_prefill(&mut events);
+        assert!(events.len() <= 1, "one at a time");
+        for event in &events {
+            let it = &mut self.requests[event.request.0 as usize];
+            assert!(it.output.is_empty(), "a request that decodes is refused");
+            let error = SubmitError::Unavailable(Refusal::MemoryShort);
+            it.excuses.push(Finish::Refused(error));
+        }
+        self.take(events);
+    }
+
     /// One turn of the engine's loop; false when there was nothing to do.
     pub(crate) fn step(&mut self, fault: Option<Fault>) -> bool {
         self.now_ns += 1_000_000;
@@ -267,10 +295,12 @@ impl World {
         let first = (0..).zip(&self.requests).filter(|(_, it)| alive(it));
         let first = first.min_by_key(|(id, it)| (it.turn_ns(), *id));
         let served = |id| plan.rows.iter().any(|it| it.request == RequestId(id));
-        // The more urgent may come when all places are taken.
+        // The more urgent may come when all places are taken, or who runs be put back when memory is
+        // short.
         let overtakes = |it: &Tracked| !it.ran && self.requests.iter().any(Tracked::has_priority);
         // It may stand still for a step, if its KV is about to be read from disk.
-        let waits = !first.is_none_or(|(id, it)| served(id) || overtakes(it));
+        let may_wait = |it: &Tracked| self.short || overtakes(it);
+        let waits = !first.is_none_or(|(id, it)| served(id) || may_wait(it));
         let excused = self.disk.max_bytes > 0 && !runner.first_waits;
         assert!(!waits || excused, "the first stands still");
         runner.first_waits = waits;
@@ -361,10 +391,10 @@ impl Tracked {
 
     fn check_end(&self, (finish, stats): &(Finish, RequestStats), drafted: (u32, u32)) {
         match finish {
-            Finish::Aborted | Finish::Expired | Finish::Failed(_) => {
+            Finish::Aborted | Finish::Expired | Finish::Failed(_) | Finish::Refused(_) => {
                 assert!(self.excuses.contains(finish), "{finish:?} without a cause");
             }
-            Finish::Refused(_) | Finish::Loaded => panic!("{finish:?}, with room for all"),
+            Finish::Loaded => panic!("nobody asked for the model alone"),
             Finish::Stop | Finish::Length => {
                 assert_eq!(self.output, self.script.output(), "output ends early");
                 assert_eq!(*finish, self.script.finish);

@@ -75,6 +75,10 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     model_loads: int = 164
     model_load_errors: int = 165
     model_evictions: int = 166
+    memory_permille: int = 140
+    memory_shortage: int = 141
+    memory_trims: int = 142
+    memory_refusals: int = 143
     steps: int = 111
     prompt_tokens: int = 112
     generated_tokens: int = 113
