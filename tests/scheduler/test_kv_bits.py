@@ -14,8 +14,9 @@ from mlxspec.config import Config, ModelConfig
 from mlxspec.engine import runner
 from mlxspec.engine.engine import Engine
 from mlxspec.engine.runner import DeviceShape
-from mlxspec.errors import UnavailableError
+from mlxspec.errors import ModelImportError, UnavailableError
 from mlxspec.model.forward import CompiledForward
+from mlxspec.model.kv_form import quantised
 from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.step import Target
 from tiny_models import save_model_with_tokenizer
@@ -135,3 +136,8 @@ async def test_a_model_that_cannot_is_not_loaded_and_says_why(tmp_path: Path) ->
             await engine.load("model")
     finally:
         await engine.stop(0)
+
+
+def test_a_state_of_more_than_keys_and_values_is_not_kept_in_fewer_bits() -> None:
+    with pytest.raises(ModelImportError, match="serve the model without kv_bits"):
+        quantised([], 8)

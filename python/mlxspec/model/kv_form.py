@@ -49,10 +49,16 @@ class LayerShape(NamedTuple):
 def quantised(layers: Sequence[LayerShape], bits: int | None) -> list[LayerShape]:
     """The same layers with their KV in so many bits; None leaves them as they are.
 
-    Raises ModelImportError where a head has no whole number of groups.
+    Raises ModelImportError where a head has no whole number of groups, and without layers: such a
+    model keeps its state in mlx-lm's own caches.
     """
     if bits is None:
         return list(layers)
+    if not layers:
+        raise ModelImportError(
+            f"this model's state is more than keys and values and cannot be kept in {bits} bits: "
+            "serve the model without kv_bits"
+        )
     return [layer._replace(groups=Groups(bits, _group_size(layer, bits))) for layer in layers]
 
 
