@@ -187,7 +187,7 @@ class Engine:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), drain_seconds)
         self._scheduler.abort_all()
-        self._runner.close()
+        await asyncio.to_thread(self._runner.close)
         await asyncio.to_thread(self._thread.join, JOIN_SECONDS)
         self._on_wake()
         for ended in self._loads.values():

@@ -9,6 +9,9 @@ import mlx.core as mx
 
 from mlxspec.errors import LoadCancelledError
 
+JOIN_SECONDS = 5.0
+"""Patience with what cannot be broken off: reading one portion, measuring a device."""
+
 
 class Load(NamedTuple):
     """One load: the model, the bytes reserved for it, and whether it was called off."""
@@ -47,10 +50,15 @@ class Loader:
         self._loads[model].cancelled.set()
 
     def close(self) -> None:
-        """Break off what is under way and end the thread; any thread may call."""
+        """Break off what is under way and end the thread, which is waited for; blocks.
+
+        Any thread may call but the loader's own.
+        """
         for load in list(self._loads.values()):
             load.cancelled.set()
         self._queue.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
         try:

@@ -103,7 +103,7 @@ class Runner:
         mx.clear_cache()
 
     def close(self) -> None:
-        """Break off loads; for the end of the process, any thread."""
+        """Break off loads and wait for their thread; for the end of the process, blocks."""
         self._loader.close()
 
     def _name(self, model: int) -> str:
