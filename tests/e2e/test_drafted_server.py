@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 from chats import COPY, PLAIN, QUESTIONS, metric, text_of
 from server_process import started
 
-LAYERS = 2
+LAYERS = 1
 
 
 @pytest.fixture(scope="module")
