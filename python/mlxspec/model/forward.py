@@ -69,8 +69,9 @@ class CompiledForward:
     still written in place.
 
     padded: shapes are few, and each is traced when it is first met; steps with rows that are no
-    whole slab are not. Otherwise there are many, and one is traced when it comes twice in a row, as
-    when requests decode without drafts; those met last are kept.
+    whole slab are not. Otherwise there are many, and only that of decoding without drafts is traced,
+    when it comes twice in a row; those met last are kept. (Other widths would have MLX compile
+    kernels in the midst of a request.)
     """
 
     def __init__(self, network: Network, *, padded: bool) -> None:
@@ -90,7 +91,8 @@ class CompiledForward:
             return attention.is_whole_slabs
         shape = _shape(attention)
         again, self._last = shape == self._last, shape
-        return attention.samples_all and (again or shape in self._traced)
+        plain = attention.samples_all and all(rect.width == 1 for rect in shape)
+        return plain and (again or shape in self._traced)
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
         """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced."""
