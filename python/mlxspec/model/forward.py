@@ -69,9 +69,9 @@ class CompiledForward:
     still written in place.
 
     padded: shapes are few, and each is traced when it is first met; steps with rows that are no
-    whole slab are not. Otherwise there are many, and only that of decoding without drafts is traced,
-    when it comes twice in a row; those met last are kept. (Other widths would have MLX compile
-    kernels in the midst of a request.)
+    whole slab are not. Otherwise there are many, and only that of decoding without drafts is
+    traced, when it comes twice in a row; those met last are kept. (Other widths would have MLX
+    compile kernels in the midst of a request.)
     """
 
     def __init__(self, network: Network, *, padded: bool) -> None:
