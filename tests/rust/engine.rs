@@ -10,12 +10,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, yield_now};
+use std::time::{Duration, Instant};
 
 use mlxspec_scheduler::action::{LoadEnd, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::{Engine, Runner};
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
+use mlxspec_scheduler::model::Event;
 use mlxspec_scheduler::request::{Finish, Submission};
 use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 
@@ -189,6 +191,31 @@ fn eight_threads_submit_and_abort_and_each_request_ends_once() {
             assert!(is_right(&script, &ends[&id]));
         }
     }
+}
+
+/// An idle engine wakes up every 500 ms by itself; who was aborted last must not wait for that.
+#[test]
+fn the_end_of_the_last_request_is_told_before_the_engine_sleeps() {
+    let (turn, at_gate, gate) = gated();
+    let running = Running::start(config(), turn);
+    let told_after = |number: u32| {
+        let (id, _) = running.submit(number, Wish::plain(20, 100)).unwrap();
+        at_gate.recv().unwrap();
+        running.engine.abort(id);
+        let aborted = Instant::now();
+        gate.send(Turn::Step).unwrap();
+        let mut events = Vec::new();
+        while !events.iter().any(|it: &Event| it.end.is_some()) {
+            running.engine.outbox().drain(&mut events).unwrap();
+            yield_now();
+        }
+        aborted.elapsed()
+    };
+    let soonest = (0..5).map(told_after).min().unwrap();
+    assert!(soonest < Duration::from_millis(250), "told after {soonest:?}");
+    drop(gate);
+    running.engine.close();
+    assert_eq!(running.thread.join().unwrap(), Ok(()));
 }
 
 type Tracked = Mutex<HashMap<RequestId, (Arc<Script>, bool)>>;

@@ -347,7 +347,8 @@ impl Engine {
                     if archive.is_due(self.now_ns()) {
                         self.save_to(&mut archive, scheduler.resident());
                     }
-                    if !disk.save_next(scheduler, runner, None) {
+                    // Who was just ended by a command is told before we write or sleep.
+                    if events.is_empty() && !disk.save_next(scheduler, runner, None) {
                         self.inbox.wait(Some(guard.patience(HEARTBEAT)));
                     }
                 }
