@@ -110,7 +110,7 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
     };
     let mut scheduler = Scheduler::new(config, 1);
     let mut events = Vec::new();
-    assert!(matches!(scheduler.next_action(0), Action::Residency(_)));
+    assert!(matches!(scheduler.next_action(0, &mut Vec::new()), Action::Residency(_)));
     let end = LoadEnd::Loaded { shape: shape(padded), num_bytes: 0 };
     scheduler.load_ended(MODEL, end, &mut events);
     for row in 0..num_rows {
@@ -124,7 +124,9 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
 /// The time that planning and committing one step takes.
 fn step(scheduler: &mut Scheduler, text: Text) -> Duration {
     let start = Instant::now();
-    let Action::Step(plan) = scheduler.next_action(0) else { panic!("nothing to do") };
+    let Action::Step(plan) = scheduler.next_action(0, &mut Vec::new()) else {
+        panic!("nothing to do")
+    };
     let planned = start.elapsed();
     let outcome = text.outcome(&plan);
     let mut events = Vec::with_capacity(plan.rows.len());

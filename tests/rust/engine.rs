@@ -30,14 +30,8 @@ fn config() -> SchedulerConfig {
     SchedulerConfig {
         max_waiting: 12,
         max_running: 6,
-        speculation: true,
-        max_draft: 8,
         shared_suffix_bytes: 1 << 16,
-        suffix_dir: None,
-        inter_token_ms: 1e3,
-        prefix_cache: true,
-        kv_dir: None,
-        kv_dir_bytes: 0,
+        ..sim::config()
     }
 }
 

@@ -33,7 +33,7 @@ impl Bench {
             kv_dir_bytes: 0,
         };
         let mut scheduler = Scheduler::new(config, 1);
-        assert!(matches!(scheduler.next_action(0), Action::Residency(_)));
+        assert!(matches!(scheduler.next_action(0, &mut Vec::new()), Action::Residency(_)));
         let end = LoadEnd::Loaded { shape, num_bytes: 0 };
         scheduler.load_ended(ModelId(0), end, &mut Vec::new());
         Self { scheduler, next: 0 }
@@ -49,7 +49,7 @@ impl Bench {
     }
 
     fn plan(&mut self) -> StepPlan {
-        match self.scheduler.next_action(0) {
+        match self.scheduler.next_action(0, &mut Vec::new()) {
             Action::Step(plan) => *plan,
             other => panic!("{other:?}"),
         }

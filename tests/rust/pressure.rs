@@ -17,18 +17,7 @@ const WORLDS: u64 = 500;
 const FLOOD_STEPS: u64 = 2_000;
 
 fn config(max_running: usize) -> SchedulerConfig {
-    SchedulerConfig {
-        max_waiting: 64,
-        max_running,
-        speculation: true,
-        max_draft: 8,
-        shared_suffix_bytes: 0,
-        suffix_dir: None,
-        inter_token_ms: 1e3,
-        prefix_cache: true,
-        kv_dir: None,
-        kv_dir_bytes: 0,
-    }
+    SchedulerConfig { max_running, ..sim::config() }
 }
 
 /// Blocks of all slabs that the runner holds.

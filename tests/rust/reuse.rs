@@ -9,22 +9,7 @@ use mlxspec_scheduler::ids::RequestId;
 
 use sim::script::Wish;
 use sim::world::World;
-use sim::{Fault, shape};
-
-fn config() -> SchedulerConfig {
-    SchedulerConfig {
-        max_waiting: 64,
-        max_running: 8,
-        speculation: true,
-        max_draft: 8,
-        shared_suffix_bytes: 0,
-        suffix_dir: None,
-        inter_token_ms: 1e3,
-        prefix_cache: true,
-        kv_dir: None,
-        kv_dir_bytes: 0,
-    }
-}
+use sim::{Fault, config, shape};
 
 fn world(shape: ModelShape) -> World {
     World::new(config(), &[shape])

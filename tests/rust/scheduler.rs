@@ -21,18 +21,7 @@ use sim::world::{Op, World};
 use sim::{Fault, shape};
 
 fn config() -> SchedulerConfig {
-    SchedulerConfig {
-        max_waiting: 64,
-        max_running: 8,
-        speculation: true,
-        max_draft: 8,
-        shared_suffix_bytes: 1 << 16,
-        suffix_dir: None,
-        inter_token_ms: 1e3,
-        prefix_cache: true,
-        kv_dir: None,
-        kv_dir_bytes: 0,
-    }
+    SchedulerConfig { shared_suffix_bytes: 1 << 16, ..sim::config() }
 }
 
 fn any_shape() -> impl Strategy<Value = ModelShape> {
@@ -69,16 +58,13 @@ fn any_config() -> impl Strategy<Value = SchedulerConfig> {
     (1_usize..12, (on, 0_usize..40, shared), budget, cached).prop_map(
         |(max_running, (speculation, max_draft, shared), inter_token_ms, prefix_cache)| {
             SchedulerConfig {
-                max_waiting: 64,
                 max_running,
                 speculation,
                 max_draft,
                 shared_suffix_bytes: shared,
-                suffix_dir: None,
                 inter_token_ms,
                 prefix_cache,
-                kv_dir: None,
-                kv_dir_bytes: 0,
+                ..sim::config()
             }
         },
     )
@@ -391,8 +377,13 @@ fn who_waits_for_a_model_that_cannot_be_loaded_is_told_its_reason() {
     scheduler.submit(request(1), &mut events);
     assert!(scheduler.abort(RequestId(1), &mut events), "it waits for the model, and can go");
     let load = Order::Load(ModelId(0));
-    assert!(matches!(scheduler.next_action(0), Action::Residency(order) if order == load));
-    assert!(matches!(scheduler.next_action(0), Action::Idle), "a load is started once");
+    assert!(
+        matches!(scheduler.next_action(0, &mut Vec::new()), Action::Residency(order) if order == load)
+    );
+    assert!(
+        matches!(scheduler.next_action(0, &mut Vec::new()), Action::Idle),
+        "a load is started once"
+    );
     scheduler.load_ended(ModelId(0), LoadEnd::Failed("no such file".to_owned()), &mut events);
     scheduler.submit(request(2), &mut events);
     let ends: Vec<_> = events.into_iter().map(|it| (it.request.0, it.end.unwrap().0)).collect();

@@ -8,7 +8,7 @@ mod sim;
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 
-use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{DraftModelShape, ModelShape};
 use mlxspec_scheduler::segment::{SegmentName, names};
 use mlxspec_scheduler::segment_folder::SegmentFolder;
 use mlxspec_scheduler::segment_index::SegmentIndex;
@@ -17,24 +17,9 @@ use proptest::prelude::*;
 use sim::disk::SEGMENT_BYTES;
 use sim::script::Wish;
 use sim::world::World;
-use sim::{Fault, shape};
+use sim::{Fault, config, shape};
 
 const PLENTY: u64 = 1000 * SEGMENT_BYTES;
-
-fn config() -> SchedulerConfig {
-    SchedulerConfig {
-        max_waiting: 64,
-        max_running: 8,
-        speculation: true,
-        max_draft: 8,
-        shared_suffix_bytes: 0,
-        suffix_dir: None,
-        inter_token_ms: 1e3,
-        prefix_cache: true,
-        kv_dir: None,
-        kv_dir_bytes: 0,
-    }
-}
 
 fn kept(total_blocks: u32, padded: bool) -> ModelShape {
     ModelShape { kv_key: Some("weights".to_owned()), ..shape(2000, total_blocks, padded) }

@@ -12,7 +12,6 @@ use std::thread::{self, yield_now};
 use std::time::{Duration, Instant};
 
 use mlxspec_scheduler::action::{LoadEnd, StepOutcome, StepPlan};
-use mlxspec_scheduler::config::SchedulerConfig;
 use mlxspec_scheduler::engine::{Engine, Runner};
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::ModelId;
@@ -22,25 +21,10 @@ use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 
 use sim::script::{Script, Scripts, Wish};
 use sim::world::World;
-use sim::{SimRunner, shape};
+use sim::{SimRunner, config, shape};
 
 const MODEL: ModelId = ModelId(0);
 const WATERMARKS: Watermarks = Watermarks { soft: 0.85, hard: 0.95 };
-
-fn config() -> SchedulerConfig {
-    SchedulerConfig {
-        max_waiting: 64,
-        max_running: 8,
-        speculation: true,
-        max_draft: 8,
-        shared_suffix_bytes: 0,
-        suffix_dir: None,
-        inter_token_ms: 1e3,
-        prefix_cache: true,
-        kv_dir: None,
-        kv_dir_bytes: 0,
-    }
-}
 
 fn world() -> World {
     World::new(config(), &[shape(900, 200, false)])

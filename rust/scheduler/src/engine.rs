@@ -328,9 +328,7 @@ impl Engine {
             for model in scheduler.take_loaded() {
                 fill_from(&mut archive, scheduler.model_mut(model));
             }
-            let action = scheduler.next_action(self.now_ns());
-            scheduler.take_news(events);
-            match action {
+            match scheduler.next_action(self.now_ns(), events) {
                 Action::Residency(order) => {
                     if let Order::Evict(model) = order {
                         disk.save_all(scheduler, runner, Some(model), SAVES_OF_EVICTED);

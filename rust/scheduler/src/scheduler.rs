@@ -33,8 +33,6 @@ pub struct Scheduler {
     /// Whose turn it is: models with work take steps in turn.
     turn: usize,
     now_ns: u64,
-    /// Events that no call has handed out yet.
-    news: Vec<Event>,
     /// Models whose load has ended well and that nobody has asked for since.
     loaded: Vec<ModelId>,
     /// Preemptions and evicted prefixes of models that have left.
@@ -65,7 +63,6 @@ impl Scheduler {
             residency,
             turn: 0,
             now_ns: 0,
-            news: Vec::new(),
             loaded: Vec::new(),
             past: (0, 0),
             segments: SegmentIndex::default(),
@@ -245,13 +242,11 @@ impl Scheduler {
     }
 
     /// Decide what to do next. A returned step must be committed or failed before the next call.
-    pub fn next_action(&mut self, now_ns: u64) -> Action {
+    pub fn next_action(&mut self, now_ns: u64, events: &mut Vec<Event>) -> Action {
         self.now_ns = self.now_ns.max(now_ns);
-        self.time_out();
+        self.time_out(events);
         let order = self.residency.next(self.now_ns);
-        let mut news = std::mem::take(&mut self.news);
-        self.settle(&mut news);
-        self.news = news;
+        self.settle(events);
         if let Some(order) = order {
             return Action::Residency(order);
         }
@@ -272,7 +267,7 @@ impl Scheduler {
     }
 
     /// Refuse those who have waited too long for memory; a load that is under way will end.
-    fn time_out(&mut self) {
+    fn time_out(&mut self, events: &mut Vec<Event>) {
         let (now_ns, wait_ns) = (self.now_ns, self.residency.config().wait_ns);
         for (at, entry) in self.entries.iter_mut().enumerate() {
             if self.residency.models[at].phase == Phase::Loading {
@@ -281,7 +276,7 @@ impl Scheduler {
             let late = |it: &mut Waiter| it.since_ns().saturating_add(wait_ns) <= now_ns;
             for waiter in entry.waiters.extract_if(.., late) {
                 let seconds = wait_ns / 1_000_000_000;
-                self.news.extend(waiter.refused(Refusal::TimedOut { seconds }));
+                events.extend(waiter.refused(Refusal::TimedOut { seconds }));
                 self.residency.leave(ModelId(at as u32), Admission::Wait, now_ns);
             }
         }
@@ -335,11 +330,6 @@ impl Scheduler {
             }
             self.count_out(ModelId(at as u32));
         }
-    }
-
-    /// Move events that `next_action` brought to the vector.
-    pub fn take_news(&mut self, events: &mut Vec<Event>) {
-        events.append(&mut self.news);
     }
 
     /// A load ended: the model takes in those who waited for it, or they hear why not.

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mlxspec_scheduler::action::{LoadEnd, Rect, StepOutcome, StepPlan};
-use mlxspec_scheduler::config::ModelShape;
+use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::Runner;
 use mlxspec_scheduler::ids::{ModelId, SlabId};
 use mlxspec_scheduler::rows::KvOp;
@@ -32,6 +32,22 @@ use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 use draft_model::SimDraftModel;
 use kv::Slab;
 use script::{Scripts, next_token};
+
+/// What tests run with that ask for nothing else.
+pub(crate) fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        max_waiting: 64,
+        max_running: 8,
+        speculation: true,
+        max_draft: 8,
+        shared_suffix_bytes: 0,
+        suffix_dir: None,
+        inter_token_ms: 1e3,
+        prefix_cache: true,
+        kv_dir: None,
+        kv_dir_bytes: 0,
+    }
+}
 
 /// How a step goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

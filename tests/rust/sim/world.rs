@@ -257,7 +257,7 @@ impl World {
     pub(crate) fn step(&mut self, fault: Option<Fault>) -> bool {
         self.now_ns += 1_000_000;
         let mut events = Vec::new();
-        match self.scheduler.next_action(self.now_ns) {
+        match self.scheduler.next_action(self.now_ns, &mut events) {
             Action::Residency(Order::Load(id)) => {
                 let shape = self.runners[id.0 as usize].shape.clone();
                 let end = LoadEnd::Loaded { shape, num_bytes: 0 };
@@ -278,6 +278,7 @@ impl World {
             }
             Action::Idle => {
                 assert!(self.scheduler.is_idle(), "idle, and requests wait");
+                self.take(events);
                 return false;
             }
             Action::Step(plan) => match fault {
