@@ -38,9 +38,8 @@ class Network:
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
         """Logits (num_sampled, vocab) of the sampled tokens, or of all if none is named; lazily."""
-        if self.compiled is not None and self.compiled.takes(attention):
-            logits = self.compiled(attention, tokens)
-        else:
+        logits = None if self.compiled is None else self.compiled(attention, tokens)
+        if logits is None:
             logits = self.describe(attention, tokens)
         if attention.sampled is None or attention.selected:
             return logits
@@ -85,24 +84,28 @@ class CompiledForward:
     def num_traced(self) -> int:
         return len(self._traced)
 
-    def takes(self, attention: StepAttention) -> bool:
-        """Whether this step is to run traced; asked once, and in order, of every step."""
-        if self._padded:
-            return attention.is_whole_slabs
+    def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array | None:
+        """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced.
+
+        None where the step is to be described anew. To be asked of every step, in order.
+        """
         shape = _shape(attention)
         again, self._last = shape == self._last, shape
-        plain = attention.samples_all and all(rect.width == 1 for rect in shape)
-        return plain and (again or shape in self._traced)
-
-    def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
-        """Logits (num_tokens, vocab) of all tokens, lazily; the slabs' arrays are replaced."""
+        if not self._takes(attention, shape, again=again):
+            return None
         slabs, own = [attention.slabs[it] for it in _slab_ids(attention)], self._layers
-        traced = self._trace(_shape(attention), slabs[0].layers[own])
+        traced = self._trace(shape, slabs[0].layers[own])
         keys, values = [slab.keys[own] for slab in slabs], [slab.values[own] for slab in slabs]
         logits, keys, values = traced(tokens, attention.positions, keys, values)
         for slab, new_keys, new_values in zip(slabs, keys, values, strict=True):
             slab.keys[own], slab.values[own] = new_keys, new_values
         return logits
+
+    def _takes(self, attention: StepAttention, shape: Shape, *, again: bool) -> bool:
+        if self._padded:
+            return attention.is_whole_slabs
+        plain = attention.samples_all and all(rect.width == 1 for rect in shape)
+        return plain and (again or shape in self._traced)
 
     def _trace(self, shape: Shape, layers: Sequence[LayerShape]) -> Traced:
         if shape not in self._traced:

@@ -103,16 +103,18 @@ def _weights(model: Module) -> list[mx.array]:
 
 def _read(model: Module, progress: Progress) -> None:
     arrays = _weights(model)
-    done, total = 0, sum(array.nbytes for array in arrays)
+    read, total = 0, sum(array.nbytes for array in arrays)
     portion: list[mx.array] = []
+    num_bytes = 0
     for array in arrays:
         portion.append(array)
-        if sum(it.nbytes for it in portion) >= PORTION_BYTES or array is arrays[-1]:
-            progress("weights", done, total)
+        num_bytes += array.nbytes
+        if num_bytes >= PORTION_BYTES or array is arrays[-1]:
+            progress("weights", read, total)
             mx.eval(portion)
-            done += sum(it.nbytes for it in portion)
-            portion = []
-    progress("weights", done, total)
+            read += num_bytes
+            portion, num_bytes = [], 0
+    progress("weights", read, total)
 
 
 def _window(cache: Any) -> int | None:

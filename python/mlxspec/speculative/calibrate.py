@@ -39,7 +39,7 @@ class StepCosts(NamedTuple):
 
 
 def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> StepCosts:
-    """Time steps on a scratch slab. Engine thread only; takes about forty steps.
+    """Time steps on a scratch slab. For the thread that loads the model; takes about forty steps.
 
     padded: whether steps run as one rectangle over `slots` rows (else: one row of many tokens).
     Steps may run compiled: the network's `compiled` is set unless that is slower here.
@@ -59,7 +59,7 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
 
 
 def still_holds(target: Target, costs: StepCosts, *, padded: bool, slots: int) -> bool:
-    """Whether a plain step takes about as long as it once did. Engine thread only."""
+    """Whether a plain step takes about as long as it once did. Thread as for `measure`."""
     target.store.create(SLAB, slots, CONTEXT + 1)
     try:
         ms = _time(target, [(0, slots if padded else 1)], 1)
@@ -69,7 +69,7 @@ def still_holds(target: Target, costs: StepCosts, *, padded: bool, slots: int) -
 
 
 def measure_plain(target: PlainTarget, max_tokens: int) -> StepCosts:
-    """Time prompts of some lengths, one row alone. Engine thread only; takes about thirty steps."""
+    """Time prompts of some lengths, one row alone. Thread as for `measure`; about thirty steps."""
     target.store.create(SLAB, 1, max_tokens)
     try:
         widths = [width for width in (1, 2, 4, 8, 16, 32, 64) if width <= max_tokens]
