@@ -65,15 +65,6 @@ def operands(case: Case, seed: int) -> Operands:
     return narrow
 
 
-def stock(case: Case, it: Operands, positions: mx.array, scale: float) -> mx.array:
-    rectangle = it.queries.reshape(case.rows, case.width, case.heads, case.dim)
-    mask = mx.arange(case.capacity) <= positions.reshape(case.rows, 1, case.width, 1)
-    output = mx.fast.scaled_dot_product_attention(
-        rectangle.transpose(0, 2, 1, 3), it.keys, it.values, scale=scale, mask=mask
-    )
-    return output.transpose(0, 2, 1, 3).reshape(it.queries.shape)
-
-
 def milliseconds(layer: Callable[[int], mx.array], layers: int) -> float:
     start = time.perf_counter()
     mx.eval([layer(at) for at in range(layers)])
@@ -96,9 +87,10 @@ def measure(case: Case, rounds: int) -> None:
         return row_attention.attend(*sets[at % SETS], positions, shape=shape, scale=scale)
 
     def theirs(at: int) -> mx.array:
-        return stock(case, sets[at % SETS], positions, scale)
+        return row_attention.masked(*sets[at % SETS], positions, scale)
 
-    exact = stock(case, Operands(*(it.astype(mx.float32) for it in sets[0])), positions, scale)
+    wide = Operands(*(it.astype(mx.float32) for it in sets[0]))
+    exact = row_attention.masked(*wide, positions, scale)
     error = mx.sqrt(((ours(0).astype(mx.float32) - exact) ** 2).sum() / (exact**2).sum()).item()
     times: dict[str, list[float]] = {"mlx": [], "ours": []}
     for _ in range(rounds):

@@ -12,19 +12,15 @@ flat: resident memory of our server over many short requests that share nothing;
 """
 
 import argparse
-import signal
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
-from mlxspec.errors import MlxspecError
 from mlxspec.model.store import resolve
 from serving import report
 from serving.client import Answer, Question, ask_together
-from serving.failure import BenchError
+from serving.failure import run_bench
 from serving.figures import ON, PEER, percentile
 from serving.memory import resident_mib
 from serving.prompts import Messages, Prompts
@@ -117,13 +113,7 @@ def _ttft_ms(answer: Answer) -> float:
 
 def main() -> None:
     options = _options()
-    signal.signal(signal.SIGTERM, _exit)
-    try:
-        _run(options)
-    except (BenchError, MlxspecError) as error:
-        sys.exit(f"prefix bench: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_bench("prefix", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -157,10 +147,6 @@ def _options() -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
-
-
-def _exit(signum: int, frame: FrameType | None) -> None:
-    sys.exit(128 + signum)
 
 
 if __name__ == "__main__":

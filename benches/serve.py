@@ -9,20 +9,16 @@ lets one work at a time. benches/README.md says what each figure means.
 """
 
 import argparse
-import signal
-import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from msgspec import Struct
 
-from mlxspec.errors import MlxspecError
 from mlxspec.model.store import resolve
 from serving import report
 from serving.client import Question, ask_together
-from serving.failure import BenchError
+from serving.failure import BenchError, run_bench
 from serving.figures import CONTENDERS, OFF, ON, PEER, Cell, Round
 from serving.prompts import KINDS, Kind, Messages, Prompts
 from serving.servers import Server, both_servers
@@ -79,13 +75,7 @@ class Bench(Struct, frozen=True):
 
 def main() -> None:
     options = _options()
-    signal.signal(signal.SIGTERM, _exit)
-    try:
-        _run(options)
-    except (BenchError, MlxspecError) as error:
-        sys.exit(f"serve bench: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_bench("serve", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -132,10 +122,6 @@ def _count(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
-
-
-def _exit(signum: int, frame: FrameType | None) -> None:
-    sys.exit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ benches/README.md says what each figure means.
 import argparse
 import http.client
 import json
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from mlxspec.errors import MlxspecError
 from mlxspec.model.store import resolve
 from serving import report
 from serving.client import Answer, Question, ask_together
-from serving.failure import BenchError
+from serving.failure import BenchError, run_bench
 from serving.prompts import KINDS, Kind, Messages, Prompts
 from serving.servers import Server, our_server
 
@@ -153,13 +149,7 @@ def _server(folder: Path, drafter: Drafter) -> Iterator[Server]:
 
 def main() -> None:
     options = _options()
-    signal.signal(signal.SIGTERM, _exit)
-    try:
-        _run(options)
-    except (BenchError, MlxspecError) as error:
-        sys.exit(f"speculation bench: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_bench("speculation", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -192,10 +182,6 @@ def _options() -> argparse.Namespace:
     options.requests = options.requests or (1 if options.quick else 4)
     options.max_tokens = 24 if options.quick else options.max_tokens
     return options
-
-
-def _exit(signum: int, frame: FrameType | None) -> None:
-    sys.exit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -145,17 +145,20 @@ def check(heads: int, kv_heads: int, dim: int, dtype: mx.Dtype) -> tuple[float, 
     scale = 1 / math.sqrt(dim)
     shape = Shape(heads // kv_heads, width, kv_heads, rows, capacity, None, 0)
     ours = partial(attend, queries, keys, values, positions, shape=shape, scale=scale)
-    stock = partial(_dense, queries, keys, values, positions, scale)
+    stock = partial(masked, queries, keys, values, positions, scale)
     wide = [it.astype(mx.float32) for it in (queries, keys, values)]
-    exact = _dense(wide[0], wide[1], wide[2], positions, scale)
+    exact = masked(wide[0], wide[1], wide[2], positions, scale)
     error = mx.sqrt(((ours().astype(mx.float32) - exact) ** 2).sum() / (exact**2).sum())
     return float(error), round(_seconds(stock) / _seconds(ours), 2)
 
 
-def _dense(
+def masked(
     queries: mx.array, keys: mx.array, values: mx.array, positions: mx.array, scale: float
 ) -> mx.array:
-    """The same by MLX's own attention over whole rows, masked."""
+    """The same by MLX's own attention over whole rows, of which it hides what is not to be seen.
+
+    keys, values: of the tokens' rows alone. The others as for `attend`.
+    """
     rows, heads, dim = keys.shape[0], queries.shape[1], queries.shape[-1]
     rectangle = queries.reshape(rows, -1, heads, dim).transpose(0, 2, 1, 3)
     mask = mx.arange(keys.shape[2]) <= positions.reshape(rows, 1, -1, 1)

@@ -49,12 +49,7 @@ def completion_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTP
     @post(
         ["/completion", "/completions"],
         status_code=200,
-        opt=described(
-            body=CompletionParams,
-            answers=(Completion,),
-            events=Completion,
-            framings=(FRAMING.media_type,),
-        ),
+        opt=_operation(CompletionParams),
     )
     async def complete_text(request: Request[Any, Any, Any]) -> Response[Any]:
         """Continue one text: whole, or as a stream of objects."""
@@ -64,12 +59,7 @@ def completion_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTP
     @post(
         "/infill",
         status_code=200,
-        opt=described(
-            body=InfillParams,
-            answers=(Completion,),
-            events=Completion,
-            framings=(FRAMING.media_type,),
-        ),
+        opt=_operation(InfillParams),
     )
     async def fill_in(request: Request[Any, Any, Any]) -> Response[Any]:
         """Fill in between two texts: whole, or as a stream of objects."""
@@ -79,6 +69,12 @@ def completion_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTP
         )
 
     return [complete_text, fill_in]
+
+
+def _operation(body: type[CommonParams]) -> dict[str, Any]:
+    return described(
+        body=body, answers=(Completion,), events=Completion, framings=(FRAMING.media_type,)
+    )
 
 
 def completion_request(
