@@ -1,6 +1,5 @@
 """Step costs that earlier servers measured: a small file for each device and model."""
 
-import os
 from hashlib import blake2b
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import structlog
 from mlxspec import __version__
 from mlxspec.model.backend import BackendFacts
 from mlxspec.speculative.calibrate import StepCosts
+from mlxspec.whole_file import write_whole
 
 log = structlog.get_logger()
 
@@ -39,11 +39,9 @@ class CostStore:
     def write(self, name: str, measured: Measured) -> None:
         """Keep what was measured, in place of what was."""
         path = self._path(name)
-        aside = path.with_suffix(f".{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(msgspec.json.encode(measured))
-            aside.replace(path)
+            write_whole(path, msgspec.json.encode(measured))
         except OSError as error:
             log.warning("step costs cannot be kept", file=str(path), error=str(error))
 

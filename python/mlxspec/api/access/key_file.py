@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -10,6 +9,7 @@ from msgspec import Struct
 
 from mlxspec.api.access.key import ApiKey
 from mlxspec.errors import ConfigError
+from mlxspec.whole_file import write_whole
 
 
 class _Content(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,9 +45,7 @@ class KeyFile:
         content = msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
-                file.write(content + b"\n")  # made with mode 0600
-            Path(file.name).replace(self.path)
+            write_whole(self.path, content + b"\n")
         except OSError as error:
             raise ConfigError(f"cannot write the key file {self.path}: {error.strerror}") from None
 

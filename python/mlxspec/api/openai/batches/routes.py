@@ -1,5 +1,6 @@
 """/v1/batches: many requests in one file, answered when nobody else asks."""
 
+import asyncio
 import time
 from typing import Any
 from uuid import uuid4
@@ -37,8 +38,8 @@ def batches_routes(
         """Work on the requests of a file; a file with faults makes a failed batch."""
         params = await read_json(request, DECODER)
         owner = owner_of(request)
-        content = files.content(owner, params.input_file_id)
-        lines, faults = read_lines(content, params.endpoint, max_requests)
+        content = await asyncio.to_thread(files.content, owner, params.input_file_id)
+        lines, faults = await asyncio.to_thread(read_lines, content, params.endpoint, max_requests)
         now = int(time.time())
         batch = Batch(
             id=f"batch_{uuid4().hex}",

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from mlxspec.api.openai.batches.schema import Batch
 from mlxspec.errors import MlxspecError
+from mlxspec.whole_file import write_whole
 
 OPEN = frozenset({"in_progress", "cancelling"})
 
@@ -40,10 +41,7 @@ class BatchStore:
         """Keep it as it is now."""
         entry = self._entries[batch.id] = Entry(owner, batch)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._folder / f"{batch.id}.json"
-        aside = path.with_suffix(".new")
-        aside.write_bytes(msgspec.json.encode(entry))
-        aside.replace(path)
+        write_whole(self._folder / f"{batch.id}.json", msgspec.json.encode(entry))
         return batch
 
     def get(self, owner: str, batch_id: str) -> Batch:

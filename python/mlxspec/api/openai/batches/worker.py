@@ -73,7 +73,9 @@ class BatchWorker:
         nothing = Counts(batch.request_counts.total, 0, 0)
         self._put(entry, request_counts=nothing)
         content = await asyncio.to_thread(self._files.content, entry.owner, batch.input_file_id)
-        lines, _ = read_lines(content, batch.endpoint, self._config.max_requests)
+        lines, _ = await asyncio.to_thread(
+            read_lines, content, batch.endpoint, self._config.max_requests
+        )
         answers: list[OutputLine] = []
         left = iter(lines)
         async with asyncio.TaskGroup() as group:
