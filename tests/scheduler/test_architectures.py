@@ -7,32 +7,20 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from layouts import EXACT, PADDED
 from mlx_lm.models import llama
-from test_lossless import EXACT, PADDED, mlx_lm_greedy, prompts
+from oracle import mlx_lm_greedy
+from texts import prompts
 from token_engine import TokenEngine, token_engine
 
-from mlxspec.engine import runner
-from mlxspec.engine.runner import DeviceShape
+from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from mlxspec.model.load import load
 from mlxspec.model.state import StateStore
 from mlxspec.speculative import plain_target
-from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.plain_target import PlainTarget
 from tiny_architectures import ADDRESSABLE, PLAIN, save_architecture
 
-
-@pytest.fixture(autouse=True)
-def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
-    monkeypatch.setattr(runner, "measure_plain", lambda *_, **__: free)
-
-
-@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
-def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DeviceShape:
-    shape: DeviceShape = request.param
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
-    return shape
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 def ragged_batch(engine: TokenEngine, asked: list[list[int]]) -> list[list[int]]:
@@ -64,7 +52,7 @@ def test_keys_and_values_of_any_model_lie_in_our_rows_and_are_drafted_for(
 def test_other_models_are_decoded_plainly_alone_and_in_a_ragged_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", EXACT)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", EXACT)
     folder = save_architecture(tmp_path, name)
     asked = prompts(8, seed=11)
     expected = [mlx_lm_greedy(folder, prompt, 5 + 7 * at) for at, prompt in enumerate(asked)]
@@ -83,7 +71,7 @@ def hybrid_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def hybrid(hybrid_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenEngine]:
     """A model with recurrent layers and with attention, where others would be padded."""
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", PADDED)
     with token_engine(hybrid_folder) as engine:
         yield engine
 
@@ -127,7 +115,7 @@ def test_several_answers_to_one_prompt_each_read_it(
 def test_preempted_states_are_computed_again(
     hybrid_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", EXACT)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", EXACT)
     asked = prompts(5, seed=5)
     row_bytes = 256 * StateStore(load(hybrid_folder, mx.float32).model).bytes_per_token
     with token_engine(hybrid_folder, kv_bytes=6 * row_bytes) as tight:

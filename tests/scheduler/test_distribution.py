@@ -9,15 +9,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
+from samplings import SAMPLINGS
 from test_draft_model_lossless import WRITTEN_FOR, asked, joining_and_leaving, model_drafts
-from test_lossless import EXACT, PADDED, SAMPLINGS
 from token_engine import token_engine
 
-from mlxspec.engine import runner
 from mlxspec.speculative import rejection
-from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.rejection import Verdict, judge
-from mlxspec.speculative.step import Target
 
 Rule = Literal["shared-noise", "rejection"]
 
@@ -30,18 +27,7 @@ CRITICAL = 150.0
 """Chi-square beyond which 80 degrees of freedom are met about three times in a million."""
 
 
-@pytest.fixture(autouse=True)
-def drafts_look_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(target: Target, **_: object) -> StepCosts:
-        ms = 0.02 if target.network.first_layer else 1.0
-        return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
-
-    monkeypatch.setattr(runner, "measure", measured)
-
-
-@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
-def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
+pytestmark = pytest.mark.usefixtures("drafts_look_cheap")
 
 
 def exact_probs(folder: Path) -> dict[tuple[int, ...], float]:

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lossless import BUCKET_BYTES, EXACT, PADDED, SAMPLINGS, prompts
+from costs import say_cheap
+from layouts import BUCKET_BYTES, PADDED
+from samplings import SAMPLINGS
+from texts import prompts
 from token_engine import TokenEngine, token_engine
 
-from mlxspec.engine import runner
+from mlxspec.engine import step_costs
+from mlxspec.engine.model_facts import DEVICE_SHAPES
 from mlxspec.model.forward import CompiledForward
 from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.draft_model import DraftModel
@@ -20,24 +24,7 @@ READING_DRAFTS = {name for name in SAMPLINGS if "penalty" in name} | {"banned", 
 WRITTEN_FOR = [name for name in SAMPLINGS if name not in READING_DRAFTS]
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, draft_ms: float) -> None:
-    """A step takes a millisecond, whatever its tokens; a forward of the draft model so long."""
-
-    def measured(target: Target, **_: object) -> StepCosts:
-        ms = 1.0 if target.drafter else draft_ms
-        return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
-
-    monkeypatch.setattr(runner, "measure", measured)
-
-
-@pytest.fixture(autouse=True)
-def drafts_look_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, draft_ms=0.02)
-
-
-@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
-def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
+pytestmark = pytest.mark.usefixtures("drafts_look_cheap")
 
 
 @pytest.fixture
@@ -155,7 +142,7 @@ def test_preempted_requests_are_read_again(tiny_folder: Path, layout: None) -> N
 def test_a_stranger_that_costs_is_soon_left_alone(
     tiny_folder: Path, stranger_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, draft_ms=0.4)
+    say_cheap(monkeypatch, draft_ms=0.4)
     with token_engine(tiny_folder, shared_suffix_bytes=0, draft_model=stranger_folder) as engine:
         for prompt in prompts(8):
             engine.generate(prompt, 200)
@@ -191,14 +178,14 @@ def test_a_draft_model_that_fails_is_given_up_and_nobody_is_harmed(
 def test_compiled_draft_models_are_never_wrong_either(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED._replace(slab_slots=2))
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", PADDED._replace(slab_slots=2))
 
     def compiled(target: Target, **_: object) -> StepCosts:
         target.network.compiled = CompiledForward(target.network, padded=True)
         ms = 1.0 if target.drafter else 0.02
         return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
 
-    monkeypatch.setattr(runner, "measure", compiled)
+    monkeypatch.setattr(step_costs, "measure", compiled)
     requests = prompts(3, seed=6)
     with token_engine(
         tiny_folder, shared_suffix_bytes=0, draft_model=tiny_folder, max_draft=2

@@ -8,19 +8,12 @@ from pathlib import Path
 import pytest
 from token_engine import TokenEngine, token_engine
 
-from mlxspec.engine import runner
-from mlxspec.speculative.calibrate import StepCosts
-
 SPEC_BENCH = Path(__file__).parents[3] / "shared" / "data" / "spec_bench.jsonl"
 NUM_PROMPTS = 60
 MAX_TOKENS = 24
 
 
-@pytest.fixture(autouse=True)
-def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On so small a model drafts never pay; told that tokens are free, the controller drafts."""
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 @contextmanager

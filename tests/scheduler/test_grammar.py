@@ -12,10 +12,8 @@ import pytest
 from token_engine import Answer, TokenEngine, token_engine
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from mlxspec.engine import runner
 from mlxspec.engine.grammar import GrammarCompiler
 from mlxspec.engine.request import Grammar
-from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.constrain import Constraint
 
 END = 256
@@ -23,10 +21,7 @@ VOCAB = 257
 PROMPT = [*b'{"name": "ab", "items": [1, 2, true], "name": "ab", "items": [1, 2']
 
 
-@pytest.fixture(autouse=True)
-def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 def byte_tokenizer() -> Tokenizer:

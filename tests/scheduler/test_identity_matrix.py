@@ -13,19 +13,16 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import pytest
+from layouts import BUCKET_BYTES, EXACT, PADDED
 from test_grammar import END, VOCAB, byte_tokenizer
-from test_lossless import BUCKET_BYTES, EXACT, PADDED
 from token_engine import Answer, TokenEngine, token_engine
 
 from conftest import TINY_CONFIG, save_tiny_model
-from mlxspec.engine import runner
 from mlxspec.engine.grammar import GrammarCompiler
+from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from mlxspec.engine.request import Grammar
-from mlxspec.engine.runner import DeviceShape
 from mlxspec.speculative import step
-from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.constrain import Constraint
-from mlxspec.speculative.step import Target
 
 SCHEMA = '{"type": "array", "items": {"type": "integer"}, "minItems": 20}'
 
@@ -134,15 +131,7 @@ def schema() -> Constraint:
     return asyncio.run(GrammarCompiler(byte_tokenizer(), VOCAB, [END]).compile(grammar))
 
 
-@pytest.fixture(autouse=True)
-def drafts_look_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On so small a model drafts never pay; told that tokens are free, the controller drafts."""
-
-    def measured(target: Target, **_: object) -> StepCosts:
-        ms = 0.02 if target.network.first_layer else 1.0
-        return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
-
-    monkeypatch.setattr(runner, "measure", measured)
+pytestmark = pytest.mark.usefixtures("drafts_look_cheap")
 
 
 class Matrix:
@@ -161,7 +150,7 @@ class Matrix:
         model = self._folders[drafter.model] if drafter.model else None
         layers = {"": 2, "copy": 4, "stranger": 3}[drafter.model]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
+            patch.setitem(DEVICE_SHAPES, "cpu", shape)
             with token_engine(
                 self._folders["copy"],
                 draft_model=model,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from token_engine import token_engine
 
-from mlxspec.engine import runner
+from mlxspec.engine import step_costs
 from mlxspec.speculative import calibrate
 from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.cost_store import CostStore
@@ -18,7 +18,7 @@ def loads(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], list[tuple[int, float]]]:
     """Starts an engine of the tiny model with a cache folder of its own; returns its step costs."""
-    monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(step_costs, "cache_dir", lambda: tmp_path)
 
     def load() -> list[tuple[int, float]]:
         with token_engine(tiny_folder, keep_costs=True) as engine:
@@ -40,7 +40,7 @@ def test_the_second_load_measures_nothing(
     loads: Callable[[], list[tuple[int, float]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    monkeypatch.setattr(runner, "measure", measured_as(5.0, counts))
+    monkeypatch.setattr(step_costs, "measure", measured_as(5.0, counts))
     monkeypatch.setattr(calibrate, "_time", lambda *_: 6.0)
     first = loads()
     assert loads() == first == [(1, 5.0), (64, 10.0)]
@@ -52,9 +52,9 @@ def test_costs_that_hold_no_more_are_measured_anew(
     loads: Callable[[], list[tuple[int, float]]], monkeypatch: pytest.MonkeyPatch, ms: float
 ) -> None:
     counts: list[int] = []
-    monkeypatch.setattr(runner, "measure", measured_as(5.0, counts))
+    monkeypatch.setattr(step_costs, "measure", measured_as(5.0, counts))
     loads()
-    monkeypatch.setattr(runner, "measure", measured_as(ms, counts))
+    monkeypatch.setattr(step_costs, "measure", measured_as(ms, counts))
     monkeypatch.setattr(calibrate, "_time", lambda *_: ms)
     assert loads() == [(1, ms), (64, 2 * ms)]
     assert loads() == [(1, ms), (64, 2 * ms)]

@@ -1,19 +1,19 @@
 """Rounded KV changes tokens, but the same ones for everybody: alone, in a batch, drafted for or
 not, preempted, reused, and from disk."""
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from test_lossless import EXACT, PADDED, drafts_look_free
+from layouts import PADDED
+from texts import phrases
 from token_engine import TokenEngine, token_engine
 
 from mlxspec.config import Config, ModelConfig
-from mlxspec.engine import runner
+from mlxspec.engine import step_costs
 from mlxspec.engine.engine import Engine
-from mlxspec.engine.runner import DeviceShape
+from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from mlxspec.errors import ModelImportError, UnavailableError
 from mlxspec.model.forward import CompiledForward
 from mlxspec.model.kv_form import quantised
@@ -21,7 +21,8 @@ from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.step import Target
 from tiny_models import save_model_with_tokenizer
 
-__all__ = ["drafts_look_free"]
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
+
 Bits = Literal[4, 8]
 SAMPLED = {"temperature": 0.8, "top_p": 0.9, "seed": 5}
 BUCKET_BYTES = {8: 256 * 2 * 2 * 2 * (32 + 8), 4: 256 * 2 * 2 * 2 * (16 + 8)}
@@ -41,23 +42,10 @@ def bits(request: pytest.FixtureRequest) -> Bits:
     return chosen
 
 
-@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
-def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DeviceShape:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
-    chosen: DeviceShape = request.param
-    return chosen
-
-
 @pytest.fixture
-def engine(folder: Path, bits: Bits, shape: DeviceShape) -> Iterator[TokenEngine]:
+def engine(folder: Path, bits: Bits, layout: DeviceShape) -> Iterator[TokenEngine]:
     with token_engine(folder, kv_bits=bits) as running:
         yield running
-
-
-def words(count: int, seed: int) -> list[int]:
-    rng = random.Random(seed)
-    phrase = [rng.randrange(48) for _ in range(7)]
-    return [rng.choice(phrase) if rng.random() < 0.8 else rng.randrange(48) for _ in range(count)]
 
 
 def plain(
@@ -72,24 +60,24 @@ def plain(
 def test_a_drafted_batch_says_what_each_says_alone(
     engine: TokenEngine, folder: Path, bits: Bits, options: dict[str, Any]
 ) -> None:
-    asked = [words(30 + 17 * at, at) for at in range(6)]
+    asked = [phrases(30 + 17 * at, at) for at in range(6)]
     running = [engine.submit(prompt, 40, **options) for prompt in asked]
     answers = [engine.result(request) for request in running]
     assert [answer.tokens for answer in answers] == plain(folder, bits, asked, **options)
     assert sum(answer.num_draft_tokens for answer in answers) > 0
 
 
-def test_rounding_is_felt_and_more_so_with_fewer_bits(folder: Path, shape: DeviceShape) -> None:
-    asked = [words(60 + at, at) for at in range(8)]
+def test_rounding_is_felt_and_more_so_with_fewer_bits(folder: Path, layout: DeviceShape) -> None:
+    asked = [phrases(60 + at, at) for at in range(8)]
     full, eight, four = (plain(folder, bits, asked) for bits in (None, 8, 4))
     same = [sum(map(list.__eq__, full, others)) for others in (eight, four)]
     assert 8 > same[0] >= same[1] or same[0] == 8 > same[1], same
 
 
 def test_preempted_and_continued_requests_come_to_the_same_tokens(
-    folder: Path, bits: Bits, shape: DeviceShape
+    folder: Path, bits: Bits, layout: DeviceShape
 ) -> None:
-    asked = [words(60, 6) + words(130, 30 + at) for at in range(6)]
+    asked = [phrases(60, 6) + phrases(130, 30 + at) for at in range(6)]
     expected = plain(folder, bits, asked)
     with token_engine(folder, kv_bits=bits, kv_bytes=4 * BUCKET_BYTES[bits]) as tight:
         assert tight.scheduler.counters()["kv_blocks_total"] == 4 * 16, "by their true bytes"
@@ -99,9 +87,9 @@ def test_preempted_and_continued_requests_come_to_the_same_tokens(
 
 
 def test_kv_from_disk_is_used_at_the_same_bits_alone(
-    folder: Path, bits: Bits, shape: DeviceShape, tmp_path: Path
+    folder: Path, bits: Bits, layout: DeviceShape, tmp_path: Path
 ) -> None:
-    prompt = words(300, 7)
+    prompt = phrases(300, 7)
     expected = plain(folder, bits, [prompt])
     for cached in (0, 256):
         with token_engine(folder, kv_bits=bits, kv_dir=tmp_path) as engine:
@@ -118,10 +106,10 @@ def test_traced_steps_say_the_same(
         target.network.compiled = CompiledForward(target.network, padded=True)
         return StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
 
-    asked = [words(30 + 17 * at, at) for at in range(4)]
+    asked = [phrases(30 + 17 * at, at) for at in range(4)]
     expected = plain(folder, bits, asked)
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", PADDED)
-    monkeypatch.setattr(runner, "measure", traced)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", PADDED)
+    monkeypatch.setattr(step_costs, "measure", traced)
     with token_engine(folder, kv_bits=bits) as engine:
         running = [engine.submit(prompt, 40) for prompt in asked]
         assert [engine.result(request).tokens for request in running] == expected

@@ -10,36 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lossless import BUCKET_BYTES, EXACT, PADDED, drafts_look_free
+from layouts import BUCKET_BYTES, EXACT
+from texts import phrases
 from token_engine import Answer, token_engine
 
 from mlxspec._scheduler import SEGMENT_TOKENS
-from mlxspec.engine import runner
-from mlxspec.engine.runner import DeviceShape
+from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from tiny_models import save_model_with_tokenizer
 
-__all__ = ["drafts_look_free"]
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
+
 SAMPLED = {"temperature": 0.8, "top_p": 0.9, "seed": 5}
 PROMPT_TOKENS = 300
 STORED = PROMPT_TOKENS // SEGMENT_TOKENS * SEGMENT_TOKENS
 
 
-@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
-def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DeviceShape:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
-    chosen: DeviceShape = request.param
-    return chosen
-
-
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", EXACT)
-
-
-def words(count: int, seed: int) -> list[int]:
-    rng = random.Random(seed)
-    phrase = [rng.randrange(48) for _ in range(7)]
-    return [rng.choice(phrase) if rng.random() < 0.8 else rng.randrange(48) for _ in range(count)]
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", EXACT)
 
 
 def ask(folder: Path, prompt: list[int], kv_dir: Path | None, **options: Any) -> Answer:
@@ -58,9 +46,9 @@ def counters_after(folder: Path, prompt: list[int], kv_dir: Path, **options: Any
 @pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("speculate", [True, False], ids=["drafted", "plain"])
 def test_a_restarted_server_says_the_same_and_computes_only_what_is_new(
-    tiny_folder: Path, tmp_path: Path, shape: DeviceShape, options: Any, speculate: bool
+    tiny_folder: Path, tmp_path: Path, layout: DeviceShape, options: Any, speculate: bool
 ) -> None:
-    chat = words(PROMPT_TOKENS, 1)
+    chat = phrases(PROMPT_TOKENS, 1)
     for at in range(3):
         alone = ask(tiny_folder, chat, None, speculate=False, **options)
         answer = ask(tiny_folder, chat, tmp_path, speculate=speculate, **options)
@@ -68,25 +56,25 @@ def test_a_restarted_server_says_the_same_and_computes_only_what_is_new(
         # The last token of an answer was never computed.
         known = len(chat) - 10 - at if at else 0
         assert answer.cached_tokens == max(0, known - 1) // SEGMENT_TOKENS * SEGMENT_TOKENS
-        chat = chat + answer.tokens + words(11 + at, 10 + at)
+        chat = chat + answer.tokens + phrases(11 + at, 10 + at)
 
 
 def test_a_prompt_that_differs_midway_reads_what_is_common(
-    tiny_folder: Path, tmp_path: Path, shape: DeviceShape
+    tiny_folder: Path, tmp_path: Path, layout: DeviceShape
 ) -> None:
-    chat = words(PROMPT_TOKENS, 2)
+    chat = phrases(PROMPT_TOKENS, 2)
     ask(tiny_folder, chat, tmp_path)
-    other = chat[:200] + words(90, 20)
+    other = chat[:200] + phrases(90, 20)
     answer = ask(tiny_folder, other, tmp_path)
     assert answer.cached_tokens == SEGMENT_TOKENS
     assert answer.tokens == ask(tiny_folder, other, None, speculate=False).tokens
 
 
 def test_a_batch_of_restarted_chats_says_what_each_says_alone(
-    tiny_folder: Path, tmp_path: Path, shape: DeviceShape
+    tiny_folder: Path, tmp_path: Path, layout: DeviceShape
 ) -> None:
-    system = words(200, 3)
-    chats = [system + words(80 + 5 * at, 30 + at) for at in range(6)]
+    system = phrases(200, 3)
+    chats = [system + phrases(80 + 5 * at, 30 + at) for at in range(6)]
     alone = [ask(tiny_folder, chat, None, speculate=False).tokens for chat in chats]
     with token_engine(tiny_folder, kv_dir=tmp_path) as engine:
         for chat in chats[:3]:
@@ -102,7 +90,7 @@ def test_a_batch_of_restarted_chats_says_what_each_says_alone(
 def test_each_salt_finds_its_own_and_no_name_tells_it(
     tiny_folder: Path, tmp_path: Path, exact: None
 ) -> None:
-    chat = words(PROMPT_TOKENS, 4)
+    chat = phrases(PROMPT_TOKENS, 4)
     ask(tiny_folder, chat, tmp_path, cache_salt="anna")
     before = sorted(tmp_path.iterdir())
     assert ask(tiny_folder, chat, tmp_path, cache_salt="bert").cached_tokens == 0
@@ -117,7 +105,7 @@ def test_each_salt_finds_its_own_and_no_name_tells_it(
 
 def test_other_weights_of_the_same_shape_find_nothing(tmp_path: Path, exact: None) -> None:
     one, other = (save_model_with_tokenizer(tmp_path / f"{at}", "llama", at) for at in (1, 2))
-    chat, kv_dir = words(PROMPT_TOKENS, 5), tmp_path / "kv"
+    chat, kv_dir = phrases(PROMPT_TOKENS, 5), tmp_path / "kv"
     ask(one, chat, kv_dir)
     answer = ask(other, chat, kv_dir)
     assert answer.cached_tokens == 0
@@ -127,7 +115,7 @@ def test_other_weights_of_the_same_shape_find_nothing(tmp_path: Path, exact: Non
 def test_a_copy_of_the_model_elsewhere_finds_all(
     tiny_folder: Path, tmp_path: Path, exact: None
 ) -> None:
-    chat, kv_dir = words(PROMPT_TOKENS, 5), tmp_path / "kv"
+    chat, kv_dir = phrases(PROMPT_TOKENS, 5), tmp_path / "kv"
     ask(tiny_folder, chat, kv_dir)
     shutil.copytree(tiny_folder, tmp_path / "copy")
     assert ask(tmp_path / "copy", chat, kv_dir).cached_tokens == STORED
@@ -165,7 +153,7 @@ def nonsense(files: list[Path]) -> None:
 def test_harmed_files_are_dropped_and_never_used(
     tiny_folder: Path, tmp_path: Path, exact: None, harm: Callable[[list[Path]], None]
 ) -> None:
-    chat = words(PROMPT_TOKENS, 6)
+    chat = phrases(PROMPT_TOKENS, 6)
     expected = ask(tiny_folder, chat, tmp_path).tokens
     files = sorted(tmp_path.iterdir())
     harm(files)
@@ -191,7 +179,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_full_disk_ends_the_writing_and_serving_goes_on(
     tiny_folder: Path, tmp_path: Path, exact: None, full_disk: None
 ) -> None:
-    chat = words(PROMPT_TOKENS, 7)
+    chat = phrases(PROMPT_TOKENS, 7)
     with token_engine(tiny_folder, kv_dir=tmp_path) as engine:
         said = [engine.generate(chat, 30) for _ in range(3)]
         assert said[0] == said[1] == said[2]
@@ -201,10 +189,10 @@ def test_a_full_disk_ends_the_writing_and_serving_goes_on(
 
 
 def test_a_folder_stays_within_its_size(tiny_folder: Path, tmp_path: Path, exact: None) -> None:
-    one = counters_after(tiny_folder, words(SEGMENT_TOKENS, 8), tmp_path)["kv_file_bytes"]
+    one = counters_after(tiny_folder, phrases(SEGMENT_TOKENS, 8), tmp_path)["kv_file_bytes"]
     assert one == sum(file.stat().st_size for file in tmp_path.iterdir()) > 0
     for seed in range(4):
-        prompt = words(PROMPT_TOKENS, 80 + seed)
+        prompt = phrases(PROMPT_TOKENS, 80 + seed)
         counters = counters_after(tiny_folder, prompt, tmp_path, kv_dir_bytes=3 * one)
         files = list(tmp_path.iterdir())
         assert counters["kv_file_bytes"] == sum(file.stat().st_size for file in files) == 3 * one
@@ -214,7 +202,7 @@ def test_a_folder_stays_within_its_size(tiny_folder: Path, tmp_path: Path, exact
 def test_without_a_prefix_cache_nothing_is_written(
     tiny_folder: Path, tmp_path: Path, exact: None
 ) -> None:
-    counters_after(tiny_folder, words(PROMPT_TOKENS, 9), tmp_path, prefix_cache=False)
+    counters_after(tiny_folder, phrases(PROMPT_TOKENS, 9), tmp_path, prefix_cache=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,7 +210,7 @@ def test_a_folder_that_cannot_be_made_is_counted_and_serving_goes_on(
     tiny_folder: Path, tmp_path: Path, exact: None
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    counters = counters_after(tiny_folder, words(PROMPT_TOKENS, 9), tmp_path / "file" / "kv")
+    counters = counters_after(tiny_folder, phrases(PROMPT_TOKENS, 9), tmp_path / "file" / "kv")
     assert (counters["kv_file_errors"], counters["requests_finished"]) == (1, 2)
 
 
@@ -230,7 +218,7 @@ def test_an_idle_server_writes_before_it_is_told_to_end(
     tiny_folder: Path, tmp_path: Path, exact: None
 ) -> None:
     with token_engine(tiny_folder, kv_dir=tmp_path) as engine:
-        chat = words(PROMPT_TOKENS, 10)
+        chat = phrases(PROMPT_TOKENS, 10)
         said = engine.generate(chat, 30)
         expected = (len(chat + said) - 1) // SEGMENT_TOKENS
         deadline = time.monotonic() + 10

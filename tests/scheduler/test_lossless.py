@@ -4,60 +4,33 @@ preempted change nothing about its tokens."""
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx_lm.generate import generate_step
-from mlx_lm.utils import load_model
+from layouts import BUCKET_BYTES, EXACT, PADDED
+from oracle import mlx_lm_greedy
+from samplings import SAMPLINGS
+from texts import prompts
 from token_engine import TokenEngine, token_engine
 
 from mlxspec._scheduler import PredictionTooLongError
-from mlxspec.engine import runner
-from mlxspec.engine.runner import DeviceShape
+from mlxspec.engine import runner, step_costs
+from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from mlxspec.model.forward import CompiledForward
 from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.plan import StepPlan
 from mlxspec.speculative.step import Target
 
-EXACT = DeviceShape(padded=False, slab_slots=4, step_tokens=64, prefill_chunk=16, view_step=32)
-PADDED = DeviceShape(padded=True, slab_slots=4, step_tokens=256, prefill_chunk=64, view_step=256)
-BUCKET_BYTES = 256 * 2 * 2 * (8 + 8) * 4
-"""One smallest row of the tiny model: 256 positions, 2 layers, 2 heads, keys and values of 8."""
-
-
-@pytest.fixture(autouse=True)
-def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On so small a model drafts never pay; told that tokens are free, the controller drafts."""
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 @pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
 def engine(
     request: pytest.FixtureRequest, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TokenEngine]:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", request.param)
     with token_engine(tiny_folder) as running:
         yield running
-
-
-def prompts(count: int, seed: int = 3) -> list[list[int]]:
-    """Prompts of 1 to 90 tokens, half of them repetitive, so that drafts are often right."""
-    rng = random.Random(seed)
-    made = []
-    for index in range(count):
-        words = [[rng.randrange(48) for _ in range(rng.randrange(2, 7))] for _ in range(3)]
-        size = rng.randrange(1, 90)
-        repetitive = [token for _ in range(40) for token in rng.choice(words)][:size]
-        made.append(repetitive if index % 2 else [rng.randrange(48) for _ in range(size)])
-    return made
-
-
-def mlx_lm_greedy(folder: Path, prompt: list[int], max_tokens: int) -> list[int]:
-    model, _ = load_model(folder)
-    steps = generate_step(mx.array(prompt), model, max_tokens=max_tokens)
-    return [int(token) for token, _ in steps]
 
 
 def test_greedy_is_mlx_lms_own_greedy_with_and_without_drafts(
@@ -74,39 +47,6 @@ def test_drafts_are_made_and_many_are_kept(engine: TokenEngine) -> None:
     kept = sum(count * times for it in answers for count, times in enumerate(it.accepted))
     assert kept > 100
     assert kept <= sum(it.num_draft_tokens for it in answers)
-
-
-PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.1}
-SAMPLINGS: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "temperature": {"temperature": 0.7},
-    "top_p": {"temperature": 1.0, "top_p": 0.8},
-    "top_k": {"temperature": 1.2, "top_k": 5},
-    "truncations": {"temperature": 0.9, "min_p": 0.1, "top_k": 20, "top_p": 0.95},
-    "xtc": {"temperature": 1.0, "xtc_probability": 0.5, "xtc_threshold": 0.05, "xtc_spared": [3]},
-    "repetition_penalty": {"repetition_penalty": 1.3},
-    "presence_penalty": {"temperature": 0.5, "presence_penalty": 0.8},
-    "frequency_penalty": {"frequency_penalty": -0.2},
-    "bias": {"temperature": 0.8, "bias": [(3, 2.0), (7, -100.0)]},
-    "allowed": {"temperature": 0.8, "allowed": [1, 5, 7, 9, 20, 33]},
-    "banned": {"temperature": 0.5, "banned": [[3], [5, 6], [7, 7, 7]]},
-    "min_tokens": {"min_tokens": 20, "stop_tokens": [*range(0, 48, 3)]},
-    "everything": {
-        **PENALTIES,
-        "temperature": 0.8,
-        "top_p": 0.9,
-        "min_p": 0.02,
-        "top_k": 20,
-        "xtc_probability": 0.3,
-        "xtc_threshold": 0.2,
-        "bias": [(3, 1.0), (4, -1.0)],
-        "allowed": [*range(30)],
-        "banned": [[3], [5, 6]],
-        "min_tokens": 10,
-        "stop_tokens": [1, 2],
-    },
-}
-"""Every way to draw; the last one at once."""
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
@@ -188,7 +128,7 @@ def test_a_request_that_outgrows_its_row_goes_on_in_a_longer_one(
 def test_sliding_windows_are_kept_with_drafts_and_without(
     windowed_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
 ) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", shape)
     with token_engine(windowed_folder) as engine:
         for prompt in prompts(4, seed=2):
             expected = mlx_lm_greedy(windowed_folder, prompt, 60)
@@ -199,7 +139,7 @@ def test_sliding_windows_are_kept_with_drafts_and_without(
 def test_compiled_steps_come_to_the_same_tokens(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape
 ) -> None:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape._replace(slab_slots=2))
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", shape._replace(slab_slots=2))
     forwards: list[CompiledForward] = []
 
     def compiled(target: Target, *, padded: bool, **_: object) -> StepCosts:
@@ -207,7 +147,7 @@ def test_compiled_steps_come_to_the_same_tokens(
         forwards.append(target.network.compiled)
         return StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
 
-    monkeypatch.setattr(runner, "measure", compiled)
+    monkeypatch.setattr(step_costs, "measure", compiled)
     with token_engine(tiny_folder, max_draft=2) as engine:
         asked = prompts(3, seed=6)
         running = [engine.submit(prompt, 40) for prompt in asked]
@@ -222,7 +162,7 @@ def test_preempted_requests_come_to_the_same_tokens(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, shape: DeviceShape, name: str
 ) -> None:
     options = {**SAMPLINGS[name], "seed": 1}
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", shape)
+    monkeypatch.setitem(DEVICE_SHAPES, "cpu", shape)
     asked = prompts(6, seed=5)
     with token_engine(tiny_folder, kv_bytes=64 * BUCKET_BYTES) as roomy:
         alone = [roomy.generate(it, 300, speculate=False, **options) for it in asked]

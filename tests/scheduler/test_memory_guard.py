@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from costs import say_free
 
 from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
@@ -14,7 +15,6 @@ from mlxspec.engine.engine import Engine
 from mlxspec.engine.request import GenerationRequest, SamplingParams
 from mlxspec.errors import UnavailableError
 from mlxspec.model.memory_gauge import MemoryGauge
-from mlxspec.speculative.calibrate import StepCosts
 from tiny_models import save_model_with_tokenizer
 
 BACK_SECONDS = 1.0
@@ -31,8 +31,7 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner_module, "measure", lambda *_, **__: free)
+    say_free(monkeypatch)
     script = Script()
     monkeypatch.setattr(MemoryGauge, "share", lambda _: script.share)
     step = runner_module.run_step

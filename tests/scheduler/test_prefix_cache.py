@@ -1,45 +1,32 @@
 """Reused KV is the KV that would have been computed: hits, partial hits and misses, alone, in
 batches and after preemption, drafted for or not, change no token."""
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_lossless import BUCKET_BYTES, EXACT, PADDED, drafts_look_free
+from layouts import BUCKET_BYTES
+from texts import phrases
 from token_engine import Answer, TokenEngine, token_engine
 
-from mlxspec.engine import runner
-from mlxspec.engine.runner import DeviceShape
+from mlxspec.engine.model_facts import DeviceShape
 
-__all__ = ["drafts_look_free"]
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
+
 SAMPLED = {"temperature": 0.8, "top_p": 0.9, "seed": 5}
 
 
-@pytest.fixture(params=[EXACT, PADDED], ids=["exact", "padded"])
-def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DeviceShape:
-    monkeypatch.setitem(runner.DEVICE_SHAPES, "cpu", request.param)
-    chosen: DeviceShape = request.param
-    return chosen
-
-
 @pytest.fixture
-def engine(tiny_folder: Path, shape: DeviceShape) -> Iterator[TokenEngine]:
+def engine(tiny_folder: Path, layout: DeviceShape) -> Iterator[TokenEngine]:
     with token_engine(tiny_folder) as running:
         yield running
 
 
 @pytest.fixture
-def forgetful(tiny_folder: Path, shape: DeviceShape) -> Iterator[TokenEngine]:
+def forgetful(tiny_folder: Path, layout: DeviceShape) -> Iterator[TokenEngine]:
     """Computes every prompt from its first token, and drafts nothing."""
     with token_engine(tiny_folder, prefix_cache=False, speculation=False) as running:
         yield running
-
-
-def words(count: int, seed: int) -> list[int]:
-    rng = random.Random(seed)
-    phrase = [rng.randrange(48) for _ in range(7)]
-    return [rng.choice(phrase) if rng.random() < 0.8 else rng.randrange(48) for _ in range(count)]
 
 
 def turn(engine: TokenEngine, prompt: list[int], **options: object) -> Answer:
@@ -51,7 +38,7 @@ def turn(engine: TokenEngine, prompt: list[int], **options: object) -> Answer:
 def test_a_chat_of_six_turns_reuses_all_it_said_and_says_the_same(
     engine: TokenEngine, forgetful: TokenEngine, options: dict[str, float], speculate: bool
 ) -> None:
-    chat, known = words(100, 1), 1
+    chat, known = phrases(100, 1), 1
     for at in range(6):
         answer = turn(engine, chat, speculate=speculate, **options)
         assert answer.tokens == turn(forgetful, chat, **options).tokens
@@ -59,13 +46,13 @@ def test_a_chat_of_six_turns_reuses_all_it_said_and_says_the_same(
         assert answer.cached_tokens == known - 1
         chat = chat + answer.tokens
         known = len(chat)
-        chat = chat + words(9 + at, 10 + at)
+        chat = chat + phrases(9 + at, 10 + at)
 
 
 def test_a_rewritten_history_is_reused_up_to_where_it_differs(
     engine: TokenEngine, forgetful: TokenEngine
 ) -> None:
-    chat = words(150, 2)
+    chat = phrases(150, 2)
     said = turn(engine, chat).tokens
     rewritten = [*chat, *said[:5], 47, *said[9:]]
     answer = turn(engine, rewritten)
@@ -75,7 +62,7 @@ def test_a_rewritten_history_is_reused_up_to_where_it_differs(
 
 
 def test_the_same_prompt_again_computes_one_token(engine: TokenEngine) -> None:
-    prompt = words(90, 3)
+    prompt = phrases(90, 3)
     first = turn(engine, prompt)
     again = turn(engine, prompt)
     assert (first.cached_tokens, again.cached_tokens) == (0, 89)
@@ -83,7 +70,7 @@ def test_the_same_prompt_again_computes_one_token(engine: TokenEngine) -> None:
 
 
 def test_other_salts_share_nothing(engine: TokenEngine) -> None:
-    prompt = words(90, 4)
+    prompt = phrases(90, 4)
     turn(engine, prompt, cache_salt="anna")
     assert turn(engine, prompt, cache_salt="bert").cached_tokens == 0
     assert turn(engine, prompt, cache_salt="anna").cached_tokens == 89
@@ -93,8 +80,8 @@ def test_other_salts_share_nothing(engine: TokenEngine) -> None:
 def test_a_batch_that_shares_a_beginning_says_what_each_says_alone(
     engine: TokenEngine, forgetful: TokenEngine, options: dict[str, float]
 ) -> None:
-    system = words(120, 5)
-    asked = [system[: 120 - 11 * at] + words(20 + 3 * at, 20 + at) for at in range(8)]
+    system = phrases(120, 5)
+    asked = [system[: 120 - 11 * at] + phrases(20 + 3 * at, 20 + at) for at in range(8)]
     alone = [turn(forgetful, prompt, **options).tokens for prompt in asked]
     turn(engine, system, **options)
     running = [engine.submit(prompt, 30, **options) for prompt in asked]
@@ -106,7 +93,7 @@ def test_a_batch_that_shares_a_beginning_says_what_each_says_alone(
 def test_preempted_requests_with_a_shared_beginning_come_to_the_same_tokens(
     tiny_folder: Path, forgetful: TokenEngine
 ) -> None:
-    asked = [words(60, 6) + words(30, 30 + at) for at in range(6)]
+    asked = [phrases(60, 6) + phrases(30, 30 + at) for at in range(6)]
     alone = [forgetful.generate(prompt, 300, **SAMPLED) for prompt in asked]
     with token_engine(tiny_folder, kv_bytes=6 * BUCKET_BYTES) as tight:
         for _ in range(2):

@@ -14,21 +14,17 @@ import pytest
 
 from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
+from mlxspec.engine import step_costs
 from mlxspec.engine.engine import Engine
 from mlxspec.engine.request import GenerationRequest, SamplingParams
 from mlxspec.errors import ModelPinnedError, UnavailableError
 from mlxspec.model.weights import weight_bytes
-from mlxspec.speculative.calibrate import StepCosts
 from tiny_models import save_model_with_tokenizer
 
 KV_BYTES = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring a device takes longer than all else that these tests do."""
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner_module, "measure", lambda *_, **__: free)
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +146,7 @@ async def fail_to_load(engine: Engine, stage: str) -> None:
         raise MemoryError("no memory at this stage")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, stage, broken)
+        patch.setattr(step_costs if stage == "measure" else runner_module, stage, broken)
         for name in ("m0", "m1", "m2"):
             with pytest.raises(UnavailableError, match="could not be loaded"):
                 await text(engine, name)

@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from token_engine import Answer, TokenEngine, token_engine
 
-from mlxspec.engine import runner
-from mlxspec.speculative.calibrate import StepCosts
-
 PROMPT = random.Random(1).sample(range(48), 40)
 """No word of it comes twice, and at this temperature the answer hardly repeats itself."""
 
@@ -17,11 +14,7 @@ SHARED = 2
 """Index of the shared texts among the drafters."""
 
 
-@pytest.fixture(autouse=True)
-def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On so small a model drafts never pay; told that tokens are free, the controller drafts."""
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 @pytest.fixture

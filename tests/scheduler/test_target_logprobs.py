@@ -7,14 +7,7 @@ import pytest
 from mlx_lm.utils import load_model
 from token_engine import TokenEngine, token_engine
 
-from mlxspec.engine import runner
-from mlxspec.speculative.calibrate import StepCosts
-
-
-@pytest.fixture(autouse=True)
-def drafts_look_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = StepCosts(step_cost=[(1, 1.0), (64, 1.0)], rect_cost=0.0)
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: free)
+pytestmark = pytest.mark.usefixtures("drafts_look_free")
 
 
 PROMPT = [5, 9, 2, 5, 9, 2, 5, 9, 2, 5, 9]

@@ -11,25 +11,24 @@ import numpy as np
 import structlog
 
 from mlxspec._scheduler import BLOCK_TOKENS, SEGMENT_TOKENS, Scheduler
-from mlxspec.config import Config, cache_dir
+from mlxspec.config import Config
 from mlxspec.engine.loader import Load, Loader
 from mlxspec.engine.memory import MemoryPlan, model_folders
-from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape, ModelFacts
+from mlxspec.engine.model_facts import DEVICE_SHAPES, ModelFacts
+from mlxspec.engine.step_costs import StepCostBook
 from mlxspec.errors import KVFileError, LoadCancelledError, MlxspecError
 from mlxspec.model.backend import backend_facts
 from mlxspec.model.device_probe import device_works
 from mlxspec.model.fingerprint import fingerprint
 from mlxspec.model.folder_check import check_folder
-from mlxspec.model.forward import CompiledForward, Network
+from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore
 from mlxspec.model.kv_file import read_segment, write_segment
 from mlxspec.model.kv_form import quantised
 from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
 from mlxspec.model.memory_gauge import MemoryGauge
-from mlxspec.speculative.calibrate import StepCosts, measure, measure_plain, still_holds
 from mlxspec.speculative.constrain import Constraints
-from mlxspec.speculative.cost_store import CostStore, Measured, cost_name
 from mlxspec.speculative.draft_model import DraftModel
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
@@ -37,9 +36,6 @@ from mlxspec.speculative.step import Target, run_step
 from mlxspec.speculative.synthetic import force_acceptance
 
 log = structlog.get_logger()
-
-CALIBRATED_SLOTS = 8
-"""Rows of the steps that are timed."""
 
 
 class LoadListener(Protocol):
@@ -72,7 +68,7 @@ class Runner:
         """Set for good when a step has failed and the device computes nothing any more."""
         self._targets: dict[int, Target | PlainTarget] = {}
         self._constraints = [Constraints() for _ in config.models]
-        self._measured: dict[tuple[int, int], Measured] = {}
+        self._costs = StepCostBook(config)
         self._weights_digests: dict[int, str] = {}
         self._context_lengths: dict[int, int] = {}
         self._errors: dict[int, str] = {}
@@ -180,11 +176,11 @@ class Runner:
         wanted, scheduler = self._config.models[model], self._config.scheduler
         shape = DEVICE_SHAPES[backend_facts().kind]
         plain = isinstance(target, PlainTarget)
-        costs = self._measure((model, 0), target, shape)
+        costs = self._costs.of(model, 0, target, shape)
         draft_costs = None
         if isinstance(target.drafter, DraftModel):
             alone = Target(target.drafter.network, target.store)
-            draft_costs = self._measure((model, 1), alone, shape)
+            draft_costs = self._costs.of(model, 1, alone, shape)
         kv_bytes = self._plan.models[model].kv_bytes
         return ModelFacts(
             max_context=min(wanted.context_length or context_length, context_length),
@@ -211,33 +207,6 @@ class Runner:
             self._weights_digests[load.model] = weights_digest(folder, load.check)
         layers = target.store.layers[target.network.layers]
         return kv_key(self._weights_digests[load.model], layers)
-
-    def _measure(
-        self, key: tuple[int, int], target: Target | PlainTarget, shape: DeviceShape
-    ) -> StepCosts:
-        """What steps cost: measured by a network's first load, remembered for the next ones."""
-        if key not in self._measured:
-            self._measured[key] = self._find_costs(key[0], target, shape)
-            mx.clear_cache()
-        elif self._measured[key].compiled and isinstance(target, Target):
-            target.network.compiled = CompiledForward(target.network, padded=shape.padded)
-        return self._measured[key].costs
-
-    def _find_costs(self, model: int, target: Target | PlainTarget, shape: DeviceShape) -> Measured:
-        """What an earlier server measured, if that still holds; else measured now, and kept."""
-        if isinstance(target, PlainTarget):
-            return Measured(measure_plain(target, max_tokens=64), compiled=False)
-        if not self._config.speculation.keep_costs:
-            return _measured(target, shape)
-        folders = model_folders(self._config, self._config.models[model])
-        layout = f"{shape} {target.network.layers} {self._config.models[model].kv_bits}"
-        name, store = cost_name(backend_facts(), folders, layout), CostStore(cache_dir() / "costs")
-        known = store.read(name)
-        if known is not None and _still_holds(target, known, shape):
-            return known
-        measured = _measured(target, shape)
-        store.write(name, measured)
-        return measured
 
     def constraints(self, model: int) -> Constraints:
         """The grammars of a model's requests. Any thread."""
@@ -335,20 +304,6 @@ def _draft_model(target: LoadedModel, drafts: list[LoadedModel]) -> DraftModel |
     [loaded] = usable
     network = Network(loaded.model, loaded.windows, first_layer=len(target.layers))
     return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
-
-
-def _measured(target: Target, shape: DeviceShape) -> Measured:
-    costs = measure(target, padded=shape.padded, slots=CALIBRATED_SLOTS, max_tokens=64)
-    return Measured(costs, target.network.compiled is not None)
-
-
-def _still_holds(target: Target, known: Measured, shape: DeviceShape) -> bool:
-    """Whether a step takes what it took; the network is left as it was measured, traced or not."""
-    network = target.network
-    network.compiled = CompiledForward(network, padded=shape.padded) if known.compiled else None
-    holds = still_holds(target, known.costs, padded=shape.padded, slots=CALIBRATED_SLOTS)
-    network.compiled = network.compiled if holds else None
-    return holds
 
 
 class _NeedsMoreError(Exception):
