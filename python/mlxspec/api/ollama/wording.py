@@ -24,7 +24,6 @@ class Wording:
         self._line = line
         self._model = model
         self._exchange = exchange
-        self._queued_seconds = exchange.elapsed_seconds
 
     async def whole(self, generation: GenerationLike) -> Line:
         """The answer that is not streamed; raises what a generation raises."""
@@ -55,7 +54,9 @@ class Wording:
 
     def _last(self, said: Said, reason: FinishReason, generation: GenerationLike) -> Line:
         usage, metrics = generation.usage, generation.metrics
+        elapsed_seconds = self._exchange.elapsed_seconds
         queue_ms = metrics.queue_time_ms or 0.0
+        before_ms = max(0.0, elapsed_seconds - generation.age_seconds) * 1e3
         gaps = max(0, usage.completion_tokens - 1)
         return self._line(
             said,
@@ -63,8 +64,8 @@ class Wording:
             created_at=_now(),
             done=True,
             done_reason="length" if reason == "length" else "stop",
-            total_duration=_ns(self._exchange.elapsed_seconds * 1e3),
-            load_duration=_ns(self._queued_seconds * 1e3 + queue_ms),
+            total_duration=_ns(elapsed_seconds * 1e3),
+            load_duration=_ns(before_ms + queue_ms),
             prompt_eval_count=usage.prompt_tokens,
             prompt_eval_duration=_ns((metrics.time_to_first_token_ms or 0.0) - queue_ms),
             eval_count=usage.completion_tokens,
