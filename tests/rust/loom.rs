@@ -1,7 +1,7 @@
 //! Every interleaving of the small cases of the inbox and the outbox. A lost wake-up shows as a
 //! deadlock, which loom reports.
 //!
-//! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --release --test loom`
+//! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --test loom`
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a test reports by panicking")]
 
