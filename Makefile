@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= demo
 LOOM_FLAGS := --cfg loom
+# Test files side by side; each stays whole, with the servers it starts.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
@@ -20,7 +22,9 @@ help: ## Show this list
 run: setup ## Set up, build, fetch the demo model if needed, and serve it
 	$(BIN)/mlxspec serve $(MODEL)
 
-test: check test-rust test-python ## Set up, lint, and run every test
+test: ## Set up, lint, and run every test
+	$(MAKE) --jobs 2 check test-rust
+	$(MAKE) test-python
 
 check: lint-rust lint-python ## Run every linter and type checker
 
@@ -43,7 +47,7 @@ blas:
 lint-rust: ## rustfmt and clippy, without and with the Python face
 	cargo fmt --all --check
 	cargo clippy --all-targets -- --deny warnings
-	cargo clippy --all-targets --features python -- --deny warnings
+	cargo clippy --lib --features python -- --deny warnings
 
 lint-python: setup ## ruff, mypy, import contract, and the stub against the built extension
 	$(BIN)/ruff format --check .
@@ -54,8 +58,7 @@ lint-python: setup ## ruff, mypy, import contract, and the stub against the buil
 
 test-rust: ## Unit, property and model-checking tests of the scheduler
 	cargo test
-	PYO3_PYTHON=$(PYTHON) cargo test --features python --lib
-	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=3 cargo test --release --test loom --target-dir target/loom
+	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=3 cargo test --package mlxspec-scheduler --test loom --target-dir target/loom
 
 tsan: ## Tests of the scheduler's threads under ThreadSanitizer; needs nightly Rust with rust-src
 	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target $(shell rustc -vV | sed -n 's/host: //p') \
@@ -63,7 +66,7 @@ tsan: ## Tests of the scheduler's threads under ThreadSanitizer; needs nightly R
 
 test-python: setup ## Python tests, end to end against a started server with a real model
 	$(BIN)/mlxspec pull demo
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 histories: ## A million operations on the scheduler, its books checked after each
 	cargo test --test scheduler -- --ignored

@@ -1,6 +1,7 @@
 """Random models of two architectures with a tokenizer of letters: whole folders at once."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def save_model_with_tokenizer(folder: Path, kind: str, seed: int, **options: Any
     weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     save_tokenizer(folder)
+    return folder
+
+
+def save_model_with_demo_words(folder: Path, demo_folder: Path) -> Path:
+    """A model folder with the demo model's tokenizer and chat template, that babbles at once.
+
+    For tests of everything around the model: its steps cost a hundredth.
+    """
+    limits = json.loads((demo_folder / "config.json").read_text())
+    words = {name: limits[name] for name in ("vocab_size", "eos_token_id", "bos_token_id")}
+    save_model_with_tokenizer(folder, "llama", seed=8, **words)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(demo_folder / name, folder / name)
     return folder
 
 

@@ -6,6 +6,7 @@ import pytest
 from suite import NotPassing, Outcome, Suite, suites
 
 from server_process import started
+from tiny_models import save_model_with_demo_words
 
 DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 
@@ -19,7 +20,8 @@ def test_a_suite_passes_but_for_what_is_explained(
     if unpacked is None:
         pytest.skip(f"no package index: {suite.package} {suite.version} cannot be downloaded")
     length = str(suite.context_length)
-    with started(tmp_path / "log", "demo", "--context-length", length) as server:
+    model = save_model_with_demo_words(tmp_path / "demo", demo_folder)
+    with started(tmp_path / "log", model, "--context-length", length) as server:
         outcome = suite.run(unpacked, server)
     assert outcome.surprises(suite) == []
 

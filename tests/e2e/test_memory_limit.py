@@ -8,18 +8,20 @@ import httpx
 import pytest
 
 from server_process import started
+from tiny_models import save_model_with_demo_words
 
 
 @pytest.fixture
 def url(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("MLXSPEC_MEMORY_LIMIT", "64MiB")
-    with started(tmp_path / "log", "demo") as url:
+    model = save_model_with_demo_words(tmp_path / "demo", demo_folder)
+    with started(tmp_path / "log", model) as url:
         yield url
 
 
 async def test_a_server_beyond_its_limit_serves_one_and_refuses_the_rest(url: str) -> None:
     messages = [{"role": "user", "content": "Count."}]
-    body = {"model": "demo", "messages": messages, "max_tokens": 40, "ignore_eos": True}
+    body = {"model": "demo", "messages": messages, "max_tokens": 400, "ignore_eos": True}
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         answers = await asyncio.gather(
             *(client.post("/v1/chat/completions", json=body) for _ in range(6))
