@@ -90,7 +90,7 @@ fn shape(padded: bool) -> ModelShape {
         rect_cost: 0.0,
         fingerprint: String::new(),
         kv_key: None,
-        draft_model: None,
+        takes_drafter: false,
     }
 }
 

@@ -94,6 +94,8 @@ class _ModelPolicy(Protocol):
     def keep_alive(self) -> float | None: ...
     @property
     def preload(self) -> bool: ...
+    @property
+    def drafter(self) -> int | None: ...
 
 class _Memory(Protocol):
     @property
@@ -142,6 +144,7 @@ class Scheduler:
         cls,
         *,
         models: Sequence[_ModelPolicy],
+        drafters: Sequence[int],
         memory: _Memory,
         max_waiting: int,
         max_running: int,
@@ -153,7 +156,10 @@ class Scheduler:
         prefix_cache: bool,
         kv_dir: str | Path | None,
         kv_dir_bytes: int,
-    ) -> Scheduler: ...
+    ) -> Scheduler:
+        """`drafters`: bytes that each needs; models name them by their place there, and the
+        scheduler by their place behind the models."""
+
     def submit(
         self,
         *,
@@ -199,6 +205,11 @@ class Scheduler:
     def loaded(self, model: int, facts: Any, num_bytes: int) -> None:
         """A load is done; `facts` has the fields of `ModelShape`."""
 
+    def drafter_loaded(
+        self, drafter: int, costs: tuple[list[tuple[int, float]], float], num_bytes: int
+    ) -> None:
+        """A drafter's load is done; `costs` as `step_cost` and `rect_cost` of `ModelShape`."""
+
     def load_resized(self, model: int, num_bytes: int) -> None:
         """A load took nothing, as it needs more than was reserved."""
 
@@ -209,7 +220,8 @@ class Scheduler:
         """A load was broken off and left nothing behind."""
 
     def residency(self) -> list[_Status]:
-        """Where every model stands. When one moves, `wake_fd` becomes readable."""
+        """Where every model stands, then every drafter, whose `running` are the models in memory
+        that it drafts for. When one moves, `wake_fd` becomes readable."""
 
     def abort(self, request: int) -> None:
         """End a request early. May come at any time, twice, or after the end."""

@@ -31,6 +31,8 @@ COUNTERS = {
     "model_loads": "Loads of models begun.",
     "model_load_errors": "Loads of models that failed.",
     "model_evictions": "Models evicted.",
+    "drafter_loads": "Loads of draft models begun.",
+    "drafter_evictions": "Draft models evicted.",
     "memory_trims": "Times freed memory was given back because memory was short.",
     "memory_refusals": "Requests refused before their first token because memory was short.",
     "steps": "Forward passes over a batch.",

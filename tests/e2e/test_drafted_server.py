@@ -8,31 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 from openai import AsyncOpenAI
 
 from chats import COPY, PLAIN, QUESTIONS, metric, text_of
 from server_process import started
-
-LAYERS = 1
-
-
-@pytest.fixture(scope="module")
-def short_model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's first layers: as quick as a draft model, and seldom right."""
-    folder = tmp_path_factory.mktemp("models") / "short"
-    shutil.copytree(demo_folder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
-    for path in folder.glob("*.safetensors"):
-        kept = {
-            name: value
-            for name, value in mx.load(str(path)).items()
-            if not name.startswith("model.layers.") or int(name.split(".")[2]) < LAYERS
-        }
-        mx.save_safetensors(str(path), kept, metadata={"format": "mlx"})
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,8 @@ struct World {
     resizes: u32,
     /// Whether the first model is pinned.
     pins: bool,
+    /// Who was told to leave by the last act.
+    evictions: Vec<u32>,
 }
 
 fn memory(when_full: WhenFull) -> MemoryConfig {
@@ -53,7 +55,7 @@ fn memory(when_full: WhenFull) -> MemoryConfig {
 }
 
 fn policy(pinned: bool, keep_alive: KeepAlive) -> ModelPolicy {
-    ModelPolicy { need: 1, pinned, keep_alive, preload: false }
+    ModelPolicy { need: 1, pinned, keep_alive, preload: false, drafter: None }
 }
 
 impl World {
@@ -62,7 +64,8 @@ impl World {
         let pins = policies[0].pinned;
         let residency = Residency::new(memory(when_full), policies);
         let (loading, evicting) = (BTreeSet::new(), BTreeSet::new());
-        Self { residency, clients, loading, evicting, resizes: 1, pins }
+        let evictions = Vec::new();
+        Self { residency, clients, loading, evicting, resizes: 1, pins, evictions }
     }
 
     fn phase(&self, model: u32) -> Phase {
@@ -73,6 +76,7 @@ impl World {
     fn key(&self, hasher: &RandomState) -> u64 {
         let mut world = self.clone();
         world.clients.sort_unstable();
+        world.evictions.clear();
         hasher.hash_one(&world)
     }
 
@@ -84,7 +88,7 @@ impl World {
         let mut acts = vec![Act::Tick];
         for (at, client) in self.clients.iter().enumerate() {
             match client {
-                Client::Away => acts.extend((0..self.num_models()).map(|it| Act::Arrive(at, it))),
+                Client::Away => acts.extend((0..self.num_targets()).map(|it| Act::Arrive(at, it))),
                 Client::Waits(_) | Client::Runs(_) => acts.push(Act::Leave(at)),
             }
         }
@@ -95,9 +99,13 @@ impl World {
         }
         acts.extend(self.evicting.iter().map(|&it| Act::Evicted(it)));
         let there = |&it: &u32| matches!(self.phase(it), Phase::Resident | Phase::Loading);
-        let unloads = (0..self.num_models()).filter(there);
+        let unloads = (0..self.num_targets()).filter(there);
         acts.extend(unloads.map(Act::Unload));
         acts
+    }
+
+    fn num_targets(&self) -> u32 {
+        self.residency.targets().len() as u32
     }
 
     fn num_models(&self) -> u32 {
@@ -105,6 +113,7 @@ impl World {
     }
 
     fn apply(&mut self, act: Act) {
+        self.evictions.clear();
         let residency = &mut self.residency;
         match act {
             Act::Tick => self.tick(),
@@ -178,6 +187,7 @@ impl World {
                 Order::Evict(ModelId(model)) => {
                     let state = &self.residency.models[model as usize];
                     assert_eq!(state.running, 0, "model {model} is evicted while it runs");
+                    self.evictions.push(model);
                     assert!(self.evicting.insert(model), "a second eviction of {model}");
                 }
             }
@@ -263,6 +273,19 @@ impl World {
         models[model as usize].need + pinned <= 2
     }
 
+    /// A model in memory, room, and nobody in line: what is worth drafting for is drafted for.
+    fn check_that_it_comes_when_there_is_room(&self) {
+        let mut world = self.clone();
+        world.serve();
+        world.apply(Act::Tick);
+        world.serve();
+        let targets = world.residency.targets();
+        let quiet = targets.iter().all(|it| it.phase != Phase::Reserving);
+        let room = world.residency.held() + world.residency.models[2].need <= 2;
+        let wanted = quiet && room && world.residency.num_served(ModelId(2)) > 0;
+        assert!(!wanted || world.phase(2) == Phase::Resident, "{world:#?}");
+    }
+
     /// When everybody has gone and every model was told to go, all memory is free.
     fn check_that_memory_comes_back(&self) {
         let mut world = self.clone();
@@ -270,7 +293,7 @@ impl World {
             world.apply(Act::Leave(client));
         }
         world.serve();
-        for model in 0..world.num_models() {
+        for model in 0..world.num_targets() {
             world.apply(Act::Unload(model));
         }
         world.serve();
@@ -347,6 +370,66 @@ fn a_policy_that_evicts_nobody_keeps_its_books() {
     }
 }
 
+/// Two models share a drafter; two of the three fit.
+fn sharing_a_drafter() -> World {
+    let policies =
+        vec![ModelPolicy { drafter: Some(ModelId(2)), ..policy(false, KeepAlive::Forever) }; 2];
+    let mut world = World::new(WhenFull::Evict, policies, 3);
+    world.residency = world.residency.with_drafters([1]);
+    world
+}
+
+#[test]
+fn a_drafter_comes_last_goes_first_and_leaves_with_those_it_drafts_for() {
+    let states = explore(sharing_a_drafter(), |world| {
+        world.check_that_nobody_starves();
+        world.check_that_memory_comes_back();
+        let drafter = &world.residency.models[2];
+        let targets = world.residency.targets();
+        let waits = targets.iter().any(|it| it.phase == Phase::Reserving);
+        let came = drafter.phase == Phase::Loading && !world.loading.contains(&(2, true));
+        assert!(
+            !(waits && came) || targets[0].need + targets[1].need > 2,
+            "it comes before a model"
+        );
+        let needless =
+            drafter.phase == Phase::Resident && world.residency.num_served(ModelId(2)) == 0;
+        assert!(!needless, "it stays for nobody");
+        world.check_that_it_comes_when_there_is_room();
+    });
+    assert!(states > 3_000, "{states} states: something is never reached");
+}
+
+#[test]
+fn a_model_that_needs_room_gets_the_drafters_whatever_happens_when_memory_is_full() {
+    for when_full in [WhenFull::Evict, WhenFull::Wait, WhenFull::Fail] {
+        let mut world = sharing_a_drafter();
+        world.residency = Residency::new(
+            memory(when_full),
+            [0, 1].map(|_| ModelPolicy {
+                drafter: Some(ModelId(2)),
+                ..policy(false, KeepAlive::Forever)
+            }),
+        )
+        .with_drafters([1]);
+        world.apply(Act::Arrive(0, 0));
+        world.serve();
+        assert_eq!(world.phase(2), Phase::Resident);
+        world.apply(Act::Arrive(1, 1));
+        assert_eq!(world.evictions, [2]);
+        (0..2).for_each(|_| world.serve());
+        assert_eq!(
+            [0, 1, 2].map(|it| world.phase(it)),
+            [Phase::Resident, Phase::Resident, Phase::Absent]
+        );
+        assert_eq!(world.residency.num_served(ModelId(2)), 2, "one drafter, two models");
+        world.apply(Act::Leave(1));
+        world.apply(Act::Unload(1));
+        (0..2).for_each(|_| world.serve());
+        assert_eq!(world.phase(2), Phase::Resident, "there is room again");
+    }
+}
+
 /// A world of its own time: every request is admitted, ends, and finds its model in memory.
 #[test]
 fn ten_thousand_loads_and_evictions_stay_within_the_budget() {
@@ -356,6 +439,7 @@ fn ten_thousand_loads_and_evictions_stay_within_the_budget() {
         pinned: false,
         keep_alive: KeepAlive::Forever,
         preload: false,
+        drafter: None,
     });
     let mut residency = Residency::new(config, policies);
     let (mut evictions, mut running, mut now, mut dice) = (0, Vec::new(), 0, 1_u64);

@@ -4,7 +4,7 @@
 
 mod sim;
 
-use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::ids::RequestId;
 
 use sim::script::Wish;
@@ -173,8 +173,7 @@ fn a_preempted_request_takes_up_what_is_still_cached() {
 #[test]
 fn a_draft_model_reads_only_what_is_new_either() {
     for padded in [false, true] {
-        let draft_model = Some(DraftModelShape { step_cost: vec![(1, 0.01)], rect_cost: 0.0 });
-        let mut world = world(ModelShape { draft_model, ..shape(2000, 400, padded) });
+        let mut world = world(shape(2000, 400, padded)).drafted(config(), 0.01);
         let sampled = Wish { temperature: 0.8, ..Wish::plain(300, 100) };
         turn(&mut world, &[], sampled);
         let mut chat = tokens(&world, 0);

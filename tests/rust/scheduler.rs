@@ -7,7 +7,7 @@ mod sim;
 use std::time::Duration;
 
 use mlxspec_scheduler::action::{Action, LoadEnd};
-use mlxspec_scheduler::config::{DraftModelShape, ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::request::{Finish, Request};
@@ -33,20 +33,15 @@ fn any_shape() -> impl Strategy<Value = ModelShape> {
     ];
     let sizes = (prop_oneof![8_u32..100, 250_u32..260, 300_u32..1100], 16_u32..200, 1_u32..=8);
     let budget = (1_u32..200, 1_u32..80, prop_oneof![Just(1_u32), Just(64), Just(256)]);
-    let draft_model = prop::option::of(prop_oneof![Just(0.01_f32), Just(0.3)]);
-    let draft_model = draft_model.prop_map(|cost| {
-        let step_cost = |ms| DraftModelShape { step_cost: vec![(1, ms)], rect_cost: 0.0 };
-        cost.map(step_cost)
-    });
-    let rest = (any::<bool>(), cost, draft_model);
-    (sizes, budget, rest).prop_map(|(sizes, budget, (padded, cost, draft_model))| ModelShape {
+    let rest = (any::<bool>(), any::<bool>(), cost);
+    (sizes, budget, rest).prop_map(|(sizes, budget, (padded, takes_drafter, cost))| ModelShape {
         slab_slots: sizes.2,
         step_tokens: budget.0,
         prefill_chunk: budget.1,
         view_step: budget.2,
         step_cost: cost.0,
         rect_cost: cost.1,
-        draft_model,
+        takes_drafter,
         ..shape(sizes.0, sizes.1, padded)
     })
 }
@@ -108,7 +103,7 @@ fn any_op() -> impl Strategy<Value = Op> {
             .prop_map(|(at, copies, wish)| Op::Fork(at, copies, wish)),
         2 => (0_usize..1000).prop_map(Op::Abort),
         1 => (0_usize..1000).prop_map(Op::Expire),
-        1 => (0_usize..2).prop_map(Op::Evict),
+        1 => (0_usize..3).prop_map(Op::Evict),
         2 => (1_usize..4).prop_map(Op::Save),
         1 => (0_usize..1000).prop_map(Op::Lose),
         24 => Just(Op::Step),
@@ -127,6 +122,8 @@ struct History {
     config: SchedulerConfig,
     shapes: Vec<ModelShape>,
     disk_bytes: u64,
+    /// What a forward costs of the draft model that they share.
+    draft_ms: Option<f32>,
     ops: Vec<Op>,
 }
 
@@ -135,13 +132,14 @@ prop_compose! {
         config in any_config(),
         shapes in prop::collection::vec(any_shape(), 1..3),
         disk_bytes in prop_oneof![Just(0), Just(6 * SEGMENT_BYTES), Just(1000 * SEGMENT_BYTES)],
+        draft_ms in prop::option::of(prop_oneof![Just(0.01_f32), Just(0.3)]),
         ops in prop::collection::vec(any_op(), OPS),
     ) -> History {
         let keyed = |(at, shape): (usize, ModelShape)| {
             ModelShape { kv_key: (disk_bytes > 0).then(|| format!("weights {at}")), ..shape }
         };
         let shapes = shapes.into_iter().enumerate().map(keyed).collect();
-        History { config, shapes, disk_bytes, ops }
+        History { config, shapes, disk_bytes, draft_ms, ops }
     }
 }
 
@@ -149,6 +147,9 @@ impl History {
     /// Whatever happens, each request ends once, with what it says alone.
     fn live_through(&self) {
         let mut world = World::with_disk(self.config.clone(), &self.shapes, self.disk_bytes);
+        if let Some(ms) = self.draft_ms {
+            world = world.drafted(self.config.clone(), ms);
+        }
         for op in &self.ops {
             world.apply(op);
         }
@@ -223,15 +224,14 @@ fn a_plain_model_is_never_drafted_for_and_moves_whole_rows_only() {
 }
 
 /// A model that drafts in no time.
-fn drafted_for(padded: bool) -> ModelShape {
-    let draft_model = Some(DraftModelShape { step_cost: vec![(1, 0.01)], rect_cost: 0.0 });
-    ModelShape { draft_model, ..shape(900, 100, padded) }
+fn drafted_for(padded: bool) -> World {
+    World::new(config(), &[shape(900, 100, padded)]).drafted(config(), 0.01)
 }
 
 #[test]
 fn a_draft_model_follows_its_requests_through_growth_and_preemption() {
     for padded in [false, true] {
-        let mut world = World::new(config(), &[drafted_for(padded)]);
+        let mut world = drafted_for(padded);
         for number in 0..12 {
             world.submit(0, Wish::plain(180 + number, 300));
         }
@@ -245,8 +245,8 @@ fn a_draft_model_follows_its_requests_through_growth_and_preemption() {
 
 #[test]
 fn a_draft_model_saves_steps() {
-    let steps = [drafted_for(false), shape(900, 100, false)].map(|shape| {
-        let mut world = World::new(config(), &[shape]);
+    let plain = World::new(config(), &[shape(900, 100, false)]);
+    let steps = [drafted_for(false), plain].map(|mut world| {
         world.submit(0, Wish { temperature: 0.8, ..Wish::plain(40, 400) });
         world.drain();
         world.runners[0].seen.steps
@@ -255,9 +255,30 @@ fn a_draft_model_saves_steps() {
 }
 
 #[test]
+fn a_draft_model_leaves_and_comes_back_amid_requests_of_two_models() {
+    let shapes = [shape(900, 100, false), shape(900, 100, true)];
+    let mut world = World::new(config(), &shapes).drafted(config(), 0.01);
+    let steps =
+        |world: &mut World, count: usize| (0..count).for_each(|_| assert!(world.step(None)));
+    let written = |world: &World| [0, 1].map(|at: usize| world.runners[at].draft_model.written);
+    (0..2).for_each(|model| world.submit(model, Wish::plain(60, 500)));
+    steps(&mut world, 20);
+    let first = written(&world);
+    assert!(first.iter().all(|&it| it > 0), "one model drafts for both");
+    world.scheduler.evict_idle();
+    steps(&mut world, 20);
+    assert_eq!(written(&world), first, "it drafts, and was let go");
+    world.pass(Duration::from_secs(60));
+    steps(&mut world, 20);
+    assert!(written(&world).iter().zip(first).all(|(&now, then)| now > then), "it stays away");
+    world.drain();
+    assert!(world.requests.iter().all(|it| it.finish() == &Finish::Length));
+}
+
+#[test]
 fn a_failed_draft_model_is_given_up_and_ends_nobody() {
     for fault in [Fault::KvOps, Fault::Forward] {
-        let mut world = World::new(config(), &[drafted_for(false)]);
+        let mut world = drafted_for(false);
         world.submit(0, Wish::plain(300, 60));
         world.submit(0, Wish::plain(300, 60));
         (0..12).for_each(|_| assert!(world.step(None)));
@@ -342,8 +363,8 @@ fn who_has_waited_for_its_level_goes_before_the_urgent() {
 #[test]
 fn drafts_are_as_short_as_their_request_wishes() {
     for draft_model in [false, true] {
-        let model = if draft_model { drafted_for(false) } else { shape(900, 100, false) };
-        let mut world = World::new(config(), &[model]);
+        let plain = || World::new(config(), &[shape(900, 100, false)]);
+        let mut world = if draft_model { drafted_for(false) } else { plain() };
         world.submit(0, Wish { max_draft: 2, ..Wish::plain(40, 200) });
         world.submit(0, Wish::plain(40, 200));
         world.drain();

@@ -8,7 +8,7 @@ mod sim;
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 
-use mlxspec_scheduler::config::{DraftModelShape, ModelShape};
+use mlxspec_scheduler::config::ModelShape;
 use mlxspec_scheduler::segment::{SegmentName, names};
 use mlxspec_scheduler::segment_folder::SegmentFolder;
 use mlxspec_scheduler::segment_index::SegmentIndex;
@@ -175,9 +175,8 @@ fn who_decodes_waits_for_one_read_at_most() {
 
 #[test]
 fn a_draft_model_reads_what_came_from_disk_itself() {
-    let draft_model = Some(DraftModelShape { step_cost: vec![(1, 0.01)], rect_cost: 0.0 });
-    let shape = ModelShape { draft_model, ..kept(400, false) };
-    let mut world = World::with_disk(config(), &[shape], PLENTY);
+    let world = World::with_disk(config(), &[kept(400, false)], PLENTY);
+    let mut world = world.drafted(config(), 0.01);
     turn(&mut world, &[], Wish::plain(300, 20));
     let chat = tokens(&world, 0);
     world.restart(config());

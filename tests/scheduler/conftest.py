@@ -1,10 +1,13 @@
 """What tests of the extension with MLX share."""
 
+from pathlib import Path
+
 import pytest
 from costs import say_cheap, say_free
 from layouts import EXACT, PADDED
 
 from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
+from tiny_models import save_model_with_tokenizer
 
 
 @pytest.fixture
@@ -23,3 +26,11 @@ def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> D
     shape: DeviceShape = request.param
     monkeypatch.setitem(DEVICE_SHAPES, "cpu", shape)
     return shape
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four models of two architectures, each with a text of its own."""
+    root = tmp_path_factory.mktemp("models")
+    kinds = ["llama", "qwen3", "llama", "qwen3"]
+    return [save_model_with_tokenizer(root / f"m{at}", kind, at) for at, kind in enumerate(kinds)]

@@ -20,7 +20,8 @@ def say_cheap(monkeypatch: pytest.MonkeyPatch, draft_ms: float) -> None:
     """The same, and a forward of the draft model so long."""
 
     def measured(target: Target, **_: object) -> StepCosts:
-        ms = draft_ms if target.network.first_layer else 1.0
+        # A target's rows have room for its draft model's layers, which is measured alone.
+        ms = 1.0 if target.takes_drafter else draft_ms
         return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
 
     monkeypatch.setattr(step_costs, "measure", measured)

@@ -182,7 +182,7 @@ def test_compiled_draft_models_are_never_wrong_either(
 
     def compiled(target: Target, **_: object) -> StepCosts:
         target.network.compiled = CompiledForward(target.network, padded=True)
-        ms = 1.0 if target.drafter else 0.02
+        ms = 1.0 if target.takes_drafter else 0.02
         return StepCosts(step_cost=[(1, ms), (64, ms)], rect_cost=0.0)
 
     monkeypatch.setattr(step_costs, "measure", compiled)

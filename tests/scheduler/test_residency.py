@@ -4,35 +4,24 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from resident import running, states, text, until
 
 from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
 from mlxspec.engine import step_costs
 from mlxspec.engine.engine import Engine
-from mlxspec.engine.request import GenerationRequest, SamplingParams
 from mlxspec.errors import ModelPinnedError, UnavailableError
 from mlxspec.model.weights import weight_bytes
-from tiny_models import save_model_with_tokenizer
 
 KV_BYTES = 1 << 20
 
 
 pytestmark = pytest.mark.usefixtures("drafts_look_free")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Four models of two architectures, each with a text of its own."""
-    root = tmp_path_factory.mktemp("models")
-    kinds = ["llama", "qwen3", "llama", "qwen3"]
-    return [save_model_with_tokenizer(root / f"m{at}", kind, at) for at, kind in enumerate(kinds)]
 
 
 def config(folders: list[Path], room: float = 2.2, **memory: Any) -> Config:
@@ -45,39 +34,6 @@ def config(folders: list[Path], room: float = 2.2, **memory: Any) -> Config:
         kv=KVConfig(memory_bytes=KV_BYTES * len(folders)),
         speculation=SpeculationConfig(keep_costs=False),
     )
-
-
-@asynccontextmanager
-async def running(configuration: Config) -> AsyncIterator[Engine]:
-    engine = Engine(configuration)
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.stop(0)
-        assert not engine.alive()
-        assert engine.counters().integrity_errors == 0
-
-
-async def text(engine: Engine, model: str, **options: Any) -> str:
-    request = GenerationRequest(
-        model=model,
-        prompt="abc abc abc",
-        sampling=SamplingParams(temperature=0),
-        **{"max_tokens": 12, "ignore_eos": True, **options},
-    )
-    generation = await engine.submit(request)
-    return "".join([delta.text async for delta in generation])
-
-
-def states(engine: Engine) -> dict[str, str]:
-    return {card.id: card.state for card in engine.models()}
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the engine tells no event of ours
-            await asyncio.sleep(0.005)
 
 
 async def test_models_come_and_go_under_load_and_every_request_gets_its_text(

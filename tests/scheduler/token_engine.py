@@ -2,6 +2,7 @@
 
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from mlxspec._scheduler import Scheduler
 from mlxspec.config import Config, KVConfig, ModelConfig, SpeculationConfig
-from mlxspec.engine.engine import Memory
-from mlxspec.engine.memory import plan_memory
+from mlxspec.engine.memory import Memory, plan_memory
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import TokenSampling
 from mlxspec.model.backend import backend_facts
@@ -69,6 +69,11 @@ class TokenEngine:
                     self._tokens[request], reason, *measured, self._logprobs[request]
                 )
 
+    def await_drafter(self) -> None:
+        """Until the draft model has come, if it is on its way."""
+        while any(status[0] == "loading" for status in self.scheduler.residency()):
+            time.sleep(0.002)
+
     def num_tokens(self, request: int) -> int:
         return len(self._tokens[request])
 
@@ -119,12 +124,19 @@ def token_engine(
     }
     plan = plan_memory(config, backend_facts())
     memory = Memory.of(plan.budget, config.memory)
-    scheduler = Scheduler(models=plan.models, memory=memory, max_running=max_running, **arguments)
+    scheduler = Scheduler(
+        models=plan.models,
+        drafters=[drafter.need for drafter in plan.drafters],
+        memory=memory,
+        max_running=max_running,
+        **arguments,
+    )
     runner = Runner(config, plan, scheduler)
     thread = threading.Thread(target=runner.serve, args=(scheduler,), daemon=True)
     thread.start()
     engine = TokenEngine(scheduler, runner)
     engine.generate([1], max_tokens=1)
+    engine.await_drafter()
     yield engine
     scheduler.close()
     scheduler.abort_all()

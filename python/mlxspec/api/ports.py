@@ -7,6 +7,7 @@ from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
     Delta,
+    DrafterCard,
     GenerationRequest,
     MemoryUse,
     Message,
@@ -58,6 +59,10 @@ class EngineLike(Protocol):
 
     def models(self) -> Sequence[ModelCard]:
         """All configured models, whatever their state."""
+        ...
+
+    def drafters(self) -> Sequence[DrafterCard]:
+        """All draft models, whatever their state."""
         ...
 
     def model(self, name: str) -> ModelCard:

@@ -9,24 +9,25 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing, suppress
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import mlx.core as mx
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from mlxspec import _scheduler
-from mlxspec.config import Config, MemoryConfig
+from mlxspec.config import Config
 from mlxspec.engine.admission import Admission
 from mlxspec.engine.catalog import Catalog, ServedModel, Status
+from mlxspec.engine.counters import Counters
 from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.generation import LOADING_RETRY_SECONDS, End, Generation
-from mlxspec.engine.memory import plan_memory
+from mlxspec.engine.memory import Memory, plan_memory
 from mlxspec.engine.model_events import ModelEvents
 from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
+    DrafterCard,
     GenerationRequest,
     MemoryUse,
     Message,
@@ -57,51 +58,6 @@ JOIN_SECONDS = 5.0
 """Patience with a step, or a load, that is under way when everything else has ended."""
 
 
-class Counters(Struct, frozen=True, kw_only=True):
-    """The scheduler's counters: cumulative, but for the gauges named so in its stub."""
-
-    requests_submitted: int
-    requests_rejected: int
-    requests_finished: int
-    requests_aborted: int
-    requests_failed: int
-    requests_expired: int
-    late_aborts: int
-    requests_waiting: int
-    requests_running: int
-    kv_blocks_total: int
-    kv_blocks_used: int
-    model_bytes: int
-    models_resident: int
-    model_loads: int
-    model_load_errors: int
-    model_evictions: int
-    kv_blocks_cached: int
-    cached_tokens: int
-    prefix_evictions: int
-    preemptions: int
-    memory_permille: int
-    memory_shortage: int
-    memory_trims: int
-    memory_refusals: int
-    steps: int
-    step_errors: int
-    integrity_errors: int
-    wake_errors: int
-    suffix_file_errors: int
-    kv_file_bytes: int
-    kv_file_tokens: int
-    kv_files_dropped: int
-    kv_file_errors: int
-    prompt_tokens: int
-    generated_tokens: int
-    num_drafts: int
-    num_draft_tokens: int
-    num_accepted_tokens: int
-    accepted_per_pos: list[int]
-    drafters: list[tuple[str, int, int]]
-
-
 class Encoded(NamedTuple):
     """A request's texts as tokens."""
 
@@ -118,6 +74,7 @@ class Engine:
         self._plan = plan_memory(config, backend_facts())
         self._scheduler = _scheduler.Scheduler(
             models=self._plan.models,
+            drafters=[drafter.need for drafter in self._plan.drafters],
             memory=Memory.of(self._plan.budget, config.memory),
             max_waiting=config.scheduler.max_waiting,
             max_running=config.scheduler.max_running,
@@ -138,6 +95,7 @@ class Engine:
         self._reader = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
         self._admission = Admission(config.limits.max_queued_tokens)
+        self._drafts_awaited = bool(self._plan.drafters)
         self._draining = False
         self._quiet = asyncio.Event()
         """Set, once draining, when the last request has ended."""
@@ -200,7 +158,27 @@ class Engine:
 
     def _statuses(self) -> list[tuple[ServedModel, Status]]:
         statuses = [Status(*status) for status in self._scheduler.residency()]
-        return list(zip(self._catalog.models, statuses, strict=True))
+        models = self._catalog.models
+        return list(zip(models, statuses[: len(models)], strict=True))
+
+    def drafters(self) -> list[DrafterCard]:
+        """Every draft model, in memory or not."""
+        statuses = self._scheduler.residency()[len(self._plan.models) :]
+        return [
+            DrafterCard(
+                id=part.folder.name,
+                state=status.state,
+                memory_bytes=status.held or status.need,
+                num_served=status.running,
+                models=tuple(
+                    model.id
+                    for model, policy in zip(self._catalog.models, self._plan.models, strict=True)
+                    if policy.drafter == at
+                ),
+            )
+            for at, part in enumerate(self._plan.drafters)
+            for status in [Status(*statuses[at])]
+        ]
 
     def model(self, name: str) -> ModelCard:
         """The model of that id or alias; raises ModelNotFoundError."""
@@ -277,8 +255,9 @@ class Engine:
         return self.model(name)
 
     def ready(self) -> bool:
-        """All models that are loaded at start have come, and nobody asked to stop."""
-        awaited = any(model.awaited for model in self._catalog.models)
+        """All models that are loaded at start have come, drafters for which there is room too, and
+        nobody asked to stop."""
+        awaited = self._drafts_awaited or any(model.awaited for model in self._catalog.models)
         return not awaited and self.alive() and not self.stuck() and not self._draining
 
     def alive(self) -> bool:
@@ -462,6 +441,9 @@ class Engine:
                 model.load_error = self._runner.load_error(model.index)
                 model.context_length = self._runner.context_length(model.index)
                 self._events.publish(model.card(status))
+        # They are ordered in the turn that brings the last model in, if there is room for them.
+        if self._drafts_awaited and not any(model.awaited for model in self._catalog.models):
+            self._drafts_awaited = any(it.state == "loading" for it in self.drafters())
 
     def _watch(self, index: int, done: int, total: int) -> None:
         """How a load gets on; called on the loader thread."""
@@ -469,35 +451,12 @@ class Engine:
             self._loop.call_soon_threadsafe(self._note_progress, index, done, total)
 
     def _note_progress(self, index: int, done: int, total: int) -> None:
+        if index >= len(self._catalog.models):
+            return  # a drafter's, which nobody waits for
         model = self._catalog.models[index]
         model.progress = done / total if total else None
         if model.state == "loading":
             self._events.publish(self._card(model))
-
-
-class Memory(Struct, frozen=True, kw_only=True):
-    """How models share memory, as the scheduler takes it."""
-
-    budget: int
-    when_full: Literal["evict", "wait", "fail"]
-    wait_seconds: float
-    patience_seconds: float
-    min_resident_seconds: float
-    soft_watermark: float
-    hard_watermark: float
-
-    @classmethod
-    def of(cls, budget: int, config: MemoryConfig) -> "Memory":
-        """The configured policy with the planned budget."""
-        return cls(
-            budget=budget,
-            when_full=config.when_full,
-            wait_seconds=config.wait_seconds,
-            patience_seconds=config.patience_seconds,
-            min_resident_seconds=config.min_resident_seconds,
-            soft_watermark=config.soft_watermark,
-            hard_watermark=config.hard_watermark,
-        )
 
 
 def _encode(tokenizer: Tokenizer, request: GenerationRequest) -> Encoded:

@@ -1,11 +1,13 @@
 """How the memory of the device is shared: a budget for all models, and each model's part of it."""
 
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from msgspec import Struct
 
-from mlxspec.config import Config, ModelConfig
+from mlxspec.config import Config, MemoryConfig, ModelConfig
 from mlxspec.errors import ModelImportError
 from mlxspec.model.backend import BackendFacts
 from mlxspec.model.weights import weight_bytes
@@ -19,33 +21,79 @@ LEAST_KV_BYTES = 64 << 20
 
 
 class ModelPolicy(Struct, frozen=True, kw_only=True):
-    """One model's part: bytes it needs, of which `kv_bytes` for KV, and when it comes and goes."""
+    """One model's part: bytes it needs, of which `kv_bytes` for KV, and when it comes and goes.
+
+    drafter: who drafts for it, as an index of the plan's drafters.
+    """
 
     need: int
     kv_bytes: int
     pinned: bool
     keep_alive: float | None
     preload: bool
+    drafter: int | None
+
+
+class DrafterPart(Struct, frozen=True, kw_only=True):
+    """A draft model's part, however many models share it: where it lies, and bytes it needs."""
+
+    folder: Path
+    need: int
 
 
 class MemoryPlan(Struct, frozen=True, kw_only=True):
-    """Bytes for all models together, and each model's part."""
+    """Bytes for all models together, and the parts of each model and each draft model."""
 
     budget: int
     models: list[ModelPolicy]
+    drafters: list[DrafterPart]
+
+    def drafter(self, index: int) -> DrafterPart | None:
+        """The draft model that the scheduler knows by this index; None for a target's."""
+        return self.drafters[index - len(self.models)] if index >= len(self.models) else None
+
+
+class Memory(Struct, frozen=True, kw_only=True):
+    """How models share memory, as the scheduler takes it."""
+
+    budget: int
+    when_full: Literal["evict", "wait", "fail"]
+    wait_seconds: float
+    patience_seconds: float
+    min_resident_seconds: float
+    soft_watermark: float
+    hard_watermark: float
+
+    @classmethod
+    def of(cls, budget: int, config: MemoryConfig) -> "Memory":
+        """The configured policy with the planned budget."""
+        return cls(
+            budget=budget,
+            when_full=config.when_full,
+            wait_seconds=config.wait_seconds,
+            patience_seconds=config.patience_seconds,
+            min_resident_seconds=config.min_resident_seconds,
+            soft_watermark=config.soft_watermark,
+            hard_watermark=config.hard_watermark,
+        )
 
 
 def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
     """Share the memory of the device; reads the headers of all models' files."""
     budget = config.memory.budget_bytes or int(device.free_memory_bytes * SHARE_OF_FREE)
-    weights = [_weights(config, model, as_float32=device.kind == "cpu") for model in config.models]
-    kv_bytes = config.kv.memory_bytes or default_kv_bytes(budget, weights)
+    cpu = device.kind == "cpu"
+    weights = [_weights(Path(model.source), as_float32=cpu) for model in config.models]
+    folders = list(dict.fromkeys(filter(None, map(partial(draft_folder, config), config.models))))
+    drafters = [DrafterPart(folder=it, need=_weights(it, as_float32=cpu)) for it in folders]
+    for_drafts = sum(drafter.need for drafter in drafters)
+    kv_bytes = config.kv.memory_bytes or default_kv_bytes(budget, weights, for_drafts)
     share = kv_bytes // max(1, len(weights))
     models: list[ModelPolicy] = []
     room = budget
     for model, size in zip(config.models, weights, strict=True):
         preload = model.preload and size + share <= room
         room -= (size + share) * preload
+        folder = draft_folder(config, model)
         models.append(
             ModelPolicy(
                 need=size + share,
@@ -53,29 +101,33 @@ def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
                 pinned=model.pinned,
                 keep_alive=model.keep_alive_seconds,
                 preload=preload,
+                drafter=None if folder is None else folders.index(folder),
             )
         )
-    return MemoryPlan(budget=budget, models=models)
+    return MemoryPlan(budget=budget, models=models, drafters=drafters)
 
 
-def default_kv_bytes(budget: int, weights: list[int]) -> int:
-    """Half of what the weights leave: of all models if they fit together, else of the largest."""
-    together = sum(weights)
+def default_kv_bytes(budget: int, weights: list[int], for_drafts: int) -> int:
+    """Half of what the weights leave: of all models if they fit together, else of the largest.
+
+    for_drafts: bytes of all draft models, which are in memory as far as there is room.
+    """
+    together = sum(weights) + for_drafts
     resident = together if together <= budget else max(weights, default=0)
     return max(LEAST_KV_BYTES * len(weights), (budget - resident) // 2)
 
 
-def model_folders(config: Config, model: ModelConfig) -> list[Path]:
-    """Where a model lies, and then its draft model, if it is to have one."""
-    drafts = [model.draft_model] if model.draft_model and config.speculation.enabled else []
-    return [Path(model.source), *map(Path, drafts)]
+def draft_folder(config: Config, model: ModelConfig) -> Path | None:
+    """Where a model's draft model lies, if it is to have one."""
+    if model.draft_model is None or not config.speculation.enabled:
+        return None
+    return Path(model.draft_model)
 
 
-def _weights(config: Config, model: ModelConfig, *, as_float32: bool) -> int:
+def _weights(folder: Path, *, as_float32: bool) -> int:
     """Bytes of the weights; 0 for a folder that cannot be read: its load will say why."""
-    folders = model_folders(config, model)
     try:
-        return sum(weight_bytes(folder, as_float32=as_float32) for folder in folders)
+        return weight_bytes(folder, as_float32=as_float32)
     except ModelImportError as error:
-        log.warning("model folder cannot be read", model=model.id, error=error.message)
+        log.warning("model folder cannot be read", folder=str(folder), error=error.message)
         return 0

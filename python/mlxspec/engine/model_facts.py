@@ -4,8 +4,6 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from mlxspec.speculative.calibrate import StepCosts
-
 
 class DeviceShape(NamedTuple):
     """How steps are laid out on a device (docs/steps.md)."""
@@ -41,7 +39,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     rect_cost: float
     fingerprint: str
     kv_key: str | None
-    draft_model: StepCosts | None = None
+    takes_drafter: bool
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)

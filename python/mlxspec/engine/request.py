@@ -213,6 +213,17 @@ class MemoryUse(Struct, frozen=True, kw_only=True):
     free: int
 
 
+class DrafterCard(Struct, frozen=True, kw_only=True):
+    """A draft model: bytes that it holds, or would; the models that it drafts for, and how many of
+    them are in memory."""
+
+    id: str
+    state: ModelState
+    memory_bytes: int
+    num_served: int
+    models: tuple[str, ...]
+
+
 class ModelCard(Struct, frozen=True, kw_only=True):
     """A served model as clients see it.
 

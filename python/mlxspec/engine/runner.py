@@ -12,8 +12,9 @@ import structlog
 
 from mlxspec._scheduler import BLOCK_TOKENS, SEGMENT_TOKENS, Scheduler
 from mlxspec.config import Config
+from mlxspec.engine.draft_models import DraftModels
 from mlxspec.engine.loader import Load, Loader
-from mlxspec.engine.memory import MemoryPlan, model_folders
+from mlxspec.engine.memory import DrafterPart, MemoryPlan, draft_folder
 from mlxspec.engine.model_facts import DEVICE_SHAPES, ModelFacts
 from mlxspec.engine.step_costs import StepCostBook
 from mlxspec.errors import KVFileError, LoadCancelledError, MlxspecError
@@ -24,12 +25,11 @@ from mlxspec.model.folder_check import check_folder
 from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore
 from mlxspec.model.kv_file import read_segment, write_segment
-from mlxspec.model.kv_form import quantised
+from mlxspec.model.kv_form import LayerShape, quantised
 from mlxspec.model.kv_key import kv_key, weights_digest
-from mlxspec.model.load import LoadedModel, OpenedModel, adopt, open_model
+from mlxspec.model.load import LoadedModel, OpenedModel, adopt, kv_layers, open_model
 from mlxspec.model.memory_gauge import MemoryGauge
 from mlxspec.speculative.constrain import Constraints
-from mlxspec.speculative.draft_model import DraftModel
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
 from mlxspec.speculative.step import Target, run_step
@@ -42,6 +42,9 @@ class LoadListener(Protocol):
     """Who hears how a load ended: the scheduler. Any thread."""
 
     def loaded(self, model: int, facts: Any, num_bytes: int) -> None: ...
+    def drafter_loaded(
+        self, drafter: int, costs: tuple[list[tuple[int, float]], float], num_bytes: int
+    ) -> None: ...
     def load_resized(self, model: int, num_bytes: int) -> None: ...
     def load_failed(self, model: int, message: str) -> None: ...
     def load_cancelled(self, model: int) -> None: ...
@@ -69,6 +72,8 @@ class Runner:
         self._targets: dict[int, Target | PlainTarget] = {}
         self._constraints = [Constraints() for _ in config.models]
         self._costs = StepCostBook(config)
+        self._drafters = DraftModels(self._costs, DEVICE_SHAPES[backend_facts().kind])
+        self._vocabs: dict[int, int] = {}
         self._weights_digests: dict[int, str] = {}
         self._context_lengths: dict[int, int] = {}
         self._errors: dict[int, str] = {}
@@ -84,10 +89,27 @@ class Runner:
         self._loader.cancel(model)
 
     def evict(self, model: int) -> None:
-        """Free all memory of a model."""
-        del self._targets[model]
+        """Free all memory of a model, or of a draft model."""
+        if self._plan.drafter(model) is None:
+            del self._targets[model]
+        else:
+            self._detach(model)
         free_memory()
         log.info("model evicted", model=self._name(model), active_bytes=mx.get_active_memory())
+
+    def _attach(self, model: int, target: Target | PlainTarget) -> None:
+        """Give a target its drafter, which the scheduler says is in memory."""
+        at = self._plan.models[model].drafter
+        if isinstance(target, Target) and target.drafter is None and at is not None:
+            self._drafters.attach(len(self._plan.models) + at, target, self._vocabs[model])
+
+    def _detach(self, drafter: int) -> None:
+        """Take a draft model from all targets that share it, and forget it."""
+        for model, target in self._targets.items():
+            at = self._plan.models[model].drafter
+            if isinstance(target, Target) and at == drafter - len(self._plan.models):
+                target.drafter = None
+        self._drafters.drop(drafter)
 
     def memory_share(self) -> float:
         """What this process holds of what it may: 1.0 is all."""
@@ -103,12 +125,14 @@ class Runner:
         self._loader.close()
 
     def _name(self, model: int) -> str:
-        return self._config.models[model].id
+        part = self._plan.drafter(model)
+        return self._config.models[model].id if part is None else part.folder.name
 
     def _bring_in(self, load: Load) -> None:
         """Load, and tell how it ended. Loader thread."""
+        part = self._plan.drafter(load.model)
         try:
-            facts, num_bytes = self._load(load)
+            tell = self._load(load) if part is None else self._load_drafter(load, part)
         except LoadCancelledError:
             free_memory()
             self._listener.load_cancelled(load.model)
@@ -124,24 +148,43 @@ class Runner:
             self._listener.load_failed(load.model, shown)
         else:
             self._errors.pop(load.model, None)
-            self._listener.loaded(load.model, facts, num_bytes)
+            tell()
 
-    def _load(self, load: Load) -> tuple[ModelFacts, int]:
+    def _load_drafter(self, load: Load, part: DrafterPart) -> Callable[[], None]:
+        """Load a draft model; returns what tells the scheduler of it."""
         load.check()
         started = time.perf_counter()
-        target_opened, *drafts_opened = opened = self._open(load.model)
-        num_bytes = self._plan.models[load.model].kv_bytes + sum(it.num_bytes for it in opened)
+        opened = _open(part.folder)
+        if opened.num_bytes > load.num_bytes:
+            raise _NeedsMoreError(opened.num_bytes)
+        costs = self._drafters.take_in(load.model, part, self._adopt(load, opened))
+        log.info(
+            "draft model ready",
+            model=part.folder.name,
+            seconds=round(time.perf_counter() - started, 2),
+            active_bytes=mx.get_active_memory(),
+        )
+        return lambda: self._listener.drafter_loaded(load.model, costs, opened.num_bytes)
+
+    def _load(self, load: Load) -> Callable[[], None]:
+        """Load a model; returns what tells the scheduler of it."""
+        load.check()
+        started = time.perf_counter()
+        wanted = self._config.models[load.model]
+        opened = _open(Path(wanted.source))
+        num_bytes = self._plan.models[load.model].kv_bytes + opened.num_bytes
         if num_bytes > load.num_bytes:
             raise _NeedsMoreError(num_bytes)
-        loaded = self._adopt(load, target_opened)
-        drafts = [self._adopt(load, it) for it in drafts_opened]
-        layers = quantised(loaded.layers, self._config.models[load.model].kv_bits)
+        loaded = self._adopt(load, opened)
+        layers = quantised(loaded.layers, wanted.kv_bits)
+        draft_layers = self._draft_layers(load.model)
         constraints = self._constraints[load.model]
-        target = _target(loaded._replace(layers=layers), drafts, constraints)
+        target = _target(loaded._replace(layers=layers), draft_layers, constraints)
         if isinstance(target, Target):
             target.rejection = self._config.speculation.acceptance == "rejection"
         facts = self._facts(load, target, loaded.context_length)
         self._targets[load.model] = target
+        self._vocabs[load.model] = loaded.vocab
         self._context_lengths[load.model] = facts.max_context
         log.info(
             "model ready",
@@ -154,15 +197,12 @@ class Runner:
             speculates=isinstance(target, Target) and self._config.speculation.enabled,
             active_bytes=mx.get_active_memory(),
         )
-        return facts, num_bytes
+        return lambda: self._listener.loaded(load.model, facts, num_bytes)
 
-    def _open(self, model: int) -> list[OpenedModel]:
-        """The target and its draft model, if it has one, with their weights still on disk."""
-        folders = model_folders(self._config, self._config.models[model])
-        for folder in folders:
-            check_folder(folder)
-        dtype = mx.float32 if backend_facts().kind == "cpu" else None
-        return [open_model(folder, dtype) for folder in folders]
+    def _draft_layers(self, model: int) -> list[LayerShape]:
+        """KV layers that a target's rows have for its draft model, there or not; none without."""
+        folder = draft_folder(self._config, self._config.models[model])
+        return [] if folder is None else kv_layers(_open(folder))
 
     def _adopt(self, load: Load, opened: OpenedModel) -> LoadedModel:
         def progress(_doing: str, done: int, total: int) -> None:
@@ -176,11 +216,7 @@ class Runner:
         wanted, scheduler = self._config.models[model], self._config.scheduler
         shape = DEVICE_SHAPES[backend_facts().kind]
         plain = isinstance(target, PlainTarget)
-        costs = self._costs.of(model, 0, target, shape)
-        draft_costs = None
-        if isinstance(target.drafter, DraftModel):
-            alone = Target(target.drafter.network, target.store)
-            draft_costs = self._costs.of(model, 1, alone, shape)
+        costs = self._costs.of(model, Path(wanted.source), target, shape, wanted.kv_bits)
         kv_bytes = self._plan.models[model].kv_bytes
         return ModelFacts(
             max_context=min(wanted.context_length or context_length, context_length),
@@ -195,7 +231,7 @@ class Runner:
             rect_cost=costs.rect_cost,
             fingerprint=fingerprint(Path(wanted.source), wanted.id),
             kv_key=self._kv_key(load, target),
-            draft_model=draft_costs,
+            takes_drafter=isinstance(target, Target) and target.takes_drafter,
         )
 
     def _kv_key(self, load: Load, target: Target | PlainTarget) -> str | None:
@@ -240,6 +276,8 @@ class Runner:
         """Run one packed step; returns kept drafts and tokens, (rows + sampled,) uint32."""
         plan = unpack(packed)
         target = self._targets[plan.model]
+        if plan.draft is not None:
+            self._attach(plan.model, target)
         try:
             apply_kv_ops(target.store, plan.kv_ops)
             answer = run_step(target, plan) if plan.rects else None
@@ -285,25 +323,20 @@ class Runner:
         return True
 
 
+def _open(folder: Path) -> OpenedModel:
+    """A checked folder's model, its weights still on disk."""
+    check_folder(folder)
+    return open_model(folder, mx.float32 if backend_facts().kind == "cpu" else None)
+
+
 def _target(
-    loaded: LoadedModel, drafts: list[LoadedModel], constraints: Constraints
+    loaded: LoadedModel, draft_layers: list[LayerShape], constraints: Constraints
 ) -> Target | PlainTarget:
-    """The model with its rows, and its draft model's layers behind its own in them."""
+    """The model with its rows, which have layers for its draft model behind its own."""
     if loaded.is_plain:
         return PlainTarget(loaded.model, loaded.vocab, constraints)
-    drafter = _draft_model(loaded, drafts)
-    store = KVStore([*loaded.layers, *(drafter.layers if drafter else ())])
-    return Target(Network(loaded.model, loaded.windows), store, drafter, constraints)
-
-
-def _draft_model(target: LoadedModel, drafts: list[LoadedModel]) -> DraftModel | None:
-    """The target's draft model, if it has one that runs in its rows."""
-    usable = [loaded for loaded in drafts if not loaded.is_plain]
-    if not usable:
-        return None
-    [loaded] = usable
-    network = Network(loaded.model, loaded.windows, first_layer=len(target.layers))
-    return DraftModel(network, loaded.layers, loaded.vocab, target.vocab)
+    store = KVStore([*loaded.layers, *draft_layers])
+    return Target(Network(loaded.model, loaded.windows), store, None, constraints)
 
 
 class _NeedsMoreError(Exception):

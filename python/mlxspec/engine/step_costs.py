@@ -1,9 +1,10 @@
 """What steps of the configured models cost: measured once, remembered, kept for other servers."""
 
+from pathlib import Path
+
 import mlx.core as mx
 
 from mlxspec.config import Config, cache_dir
-from mlxspec.engine.memory import model_folders
 from mlxspec.engine.model_facts import DeviceShape
 from mlxspec.model.backend import backend_facts
 from mlxspec.model.forward import CompiledForward
@@ -21,33 +22,38 @@ class StepCostBook:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._measured: dict[tuple[int, int], Measured] = {}
+        self._measured: dict[int, Measured] = {}
 
     def of(
-        self, model: int, network: int, target: Target | PlainTarget, shape: DeviceShape
+        self,
+        index: int,
+        folder: Path,
+        target: Target | PlainTarget,
+        shape: DeviceShape,
+        kv_bits: int | None = None,
     ) -> StepCosts:
-        """What steps cost: measured by a network's first load, remembered for the next ones.
+        """What steps of a model, or forwards of a draft model, cost.
 
-        network: 0 for the model's own, 1 for its draft model's; `target` runs that one. It is left
-        as it was measured, traced or not.
+        They are measured by its first load and remembered for the next ones. index: as the
+        scheduler knows it. `target` runs it, and is left as it was measured, traced or not.
         """
-        key = model, network
-        if key not in self._measured:
-            self._measured[key] = self._find(model, target, shape)
+        if index not in self._measured:
+            layout = f"{shape} {kv_bits}"
+            self._measured[index] = self._find(folder, target, shape, layout)
             mx.clear_cache()
-        elif self._measured[key].compiled and isinstance(target, Target):
+        elif self._measured[index].compiled and isinstance(target, Target):
             target.network.compiled = CompiledForward(target.network, padded=shape.padded)
-        return self._measured[key].costs
+        return self._measured[index].costs
 
-    def _find(self, model: int, target: Target | PlainTarget, shape: DeviceShape) -> Measured:
+    def _find(
+        self, folder: Path, target: Target | PlainTarget, shape: DeviceShape, layout: str
+    ) -> Measured:
         """What an earlier server measured, if that still holds; else measured now, and kept."""
         if isinstance(target, PlainTarget):
             return Measured(measure_plain(target, max_tokens=64), compiled=False)
         if not self._config.speculation.keep_costs:
             return _measured(target, shape)
-        wanted = self._config.models[model]
-        layout = f"{shape} {target.network.layers} {wanted.kv_bits}"
-        name = cost_name(backend_facts(), model_folders(self._config, wanted), layout)
+        name = cost_name(backend_facts(), [folder], layout)
         store = CostStore(cache_dir() / "costs")
         known = store.read(name)
         if known is not None and _still_holds(target, known, shape):

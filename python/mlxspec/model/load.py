@@ -72,6 +72,21 @@ def open_model(folder: Path, dtype: mx.Dtype | None) -> OpenedModel:
     return OpenedModel(model, _context_length(config), num_bytes)
 
 
+def kv_layers(opened: OpenedModel) -> list[LayerShape]:
+    """The KV shapes of an opened model's layers, as `adopt` will find them; no weight is read.
+
+    Empty for a model whose state cannot lie in our KV rows.
+    """
+    caches = make_prompt_cache(opened.model)
+    opened.model(mx.zeros((1, 1), mx.uint32), cache=caches)  # described, never computed
+    try:
+        for cache in caches:
+            _window(cache)
+        return [_layer_shape(cache) for cache in caches]
+    except UnaddressableError:
+        return []
+
+
 def adopt(model: Module, context_length: int, progress: Progress = silent) -> LoadedModel:
     """Read an mlx-lm model's weights and make it run in our KV rows, if it can.
 

@@ -43,6 +43,11 @@ class Target:
         self.constraints = Constraints() if constraints is None else constraints
         self.rejection = False
 
+    @property
+    def takes_drafter(self) -> bool:
+        """Whether the rows have layers behind the network's own, for a drafter."""
+        return len(self.store.layers) > len(self.network.windows)
+
     def forward(self, plan: StepPlan, tokens: mx.array) -> tuple[mx.array | None, list[mx.array]]:
         """Logits (num_sampled, vocab), None if no position is sampled, and the KV arrays that were
         written; lazily.

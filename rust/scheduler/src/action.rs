@@ -10,7 +10,7 @@
 //!   tokens   a b c d               c1 c2 c3              p q r s t
 //! ```
 
-use crate::config::ModelShape;
+use crate::config::{DraftModelShape, ModelShape};
 use crate::draft::{Draft, Drafter};
 use crate::draft_plan::DraftPlan;
 use crate::edits::{Change, Edit};
@@ -40,6 +40,13 @@ pub enum LoadEnd {
         /// What it and its device look like.
         shape: ModelShape,
         /// Bytes it holds, KV memory included: no more than were reserved.
+        num_bytes: u64,
+    },
+    /// The drafter is in memory.
+    DrafterLoaded {
+        /// What its forwards cost.
+        shape: DraftModelShape,
+        /// Bytes it holds: no more than were reserved.
         num_bytes: u64,
     },
     /// Nothing was loaded: the model needs more than was reserved.

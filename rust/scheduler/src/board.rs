@@ -1,5 +1,6 @@
 //! Where models stand, written by the engine thread, readable from any.
 
+use crate::ids::ModelId;
 use crate::residency::{Phase, Residency};
 use crate::sync::{Mutex, lock};
 
@@ -12,7 +13,7 @@ pub struct ModelStatus {
     pub held: u64,
     /// Bytes it needs, estimated or measured.
     pub need: u64,
-    /// Requests that run in it.
+    /// Requests that run in it, or models in memory that it drafts for.
     pub running: u32,
     /// Requests that wait for it.
     pub waiting: u32,
@@ -48,11 +49,11 @@ impl Board {
 }
 
 fn statuses(residency: &Residency) -> impl Iterator<Item = ModelStatus> {
-    residency.models.iter().map(|model| ModelStatus {
+    (0..).map(ModelId).zip(&residency.models).map(|(id, model)| ModelStatus {
         phase: model.phase,
         held: model.held,
         need: model.need,
-        running: model.running,
+        running: model.running + residency.num_served(id),
         waiting: model.waiting,
         expires_ns: model.expires_ns(),
     })

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::SubmitError;
+use crate::ids::ModelId;
 
 /// KV positions per block.
 pub const BLOCK_TOKENS: u32 = 16;
@@ -88,6 +89,8 @@ pub struct ModelPolicy {
     pub keep_alive: KeepAlive,
     /// Asked for from the start.
     pub preload: bool,
+    /// Who drafts for it, of the drafters that follow the models.
+    pub drafter: Option<ModelId>,
 }
 
 /// How long an idle model stays in memory.
@@ -129,8 +132,8 @@ pub struct ModelShape {
     /// Names all that KV depends on beside salt and tokens: KV of another key is of no use here.
     /// `None` where none is kept on disk.
     pub kv_key: Option<String>,
-    /// What is known of its draft model, if it has one.
-    pub draft_model: Option<DraftModelShape>,
+    /// Whether its rows have room for the KV of its drafter.
+    pub takes_drafter: bool,
 }
 
 /// What a draft model's forwards cost.

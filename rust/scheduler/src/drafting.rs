@@ -7,7 +7,7 @@
 
 use crate::action::{PlannedRow, StepPlan};
 use crate::canary::Canaries;
-use crate::config::{ModelShape, SchedulerConfig};
+use crate::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use crate::corpus::{BYTES_PER_TOKEN, Corpus};
 use crate::draft::{Draft, Drafter};
 use crate::draft_choice::{Choice, MAX_ROUNDS, ModelOffer, Offer, model_pays};
@@ -97,14 +97,19 @@ impl Drafting {
             shared: (config.shared_suffix_bytes > 0).then(|| {
                 Corpus::new(Drafter::Shared, config.shared_suffix_bytes / BYTES_PER_TOKEN)
             }),
-            model: shape.draft_model.as_ref().map(DraftModel::new),
+            model: None,
             canaries: Canaries::default(),
             price: Price::default(),
         }
     }
 
+    /// A draft model is in memory from now on.
+    pub fn attach_model(&mut self, shape: &DraftModelShape) {
+        self.model.get_or_insert_with(|| DraftModel::new(shape));
+    }
+
     /// Go on without the draft model. False if there is none.
-    pub fn give_up_model(&mut self) -> bool {
+    pub fn detach_model(&mut self) -> bool {
         self.model.take().is_some()
     }
 

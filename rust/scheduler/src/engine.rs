@@ -5,7 +5,6 @@
 //! lets the runner do it, commits, and publishes all events of the turn with one wake.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::OnceLock;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
@@ -23,8 +22,8 @@ use crate::model::{Event, Model};
 use crate::outbox::Outbox;
 use crate::request::{Finish, Request, Submission};
 use crate::residency::{Order, Phase, Residency};
+pub use crate::runner::Runner;
 use crate::scheduler::Scheduler;
-use crate::segment::{SegmentRead, SegmentSave};
 use crate::speculation_stats::SpeculationStats;
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
@@ -38,45 +37,6 @@ const LAST_SAVES: Duration = Duration::from_secs(3);
 
 /// And what a model has cached that makes room for another.
 const SAVES_OF_EVICTED: Duration = Duration::from_millis(500);
-
-/// What runs models: MLX behind Python in production, a simulation in tests.
-pub trait Runner {
-    /// Begin to bring a model into memory, of which `num_bytes` are reserved for it. `None` if it
-    /// goes on elsewhere, so that other models run meanwhile: [`Engine::load_ended`] ends it.
-    fn load(&mut self, model: ModelId, num_bytes: u64) -> Option<LoadEnd>;
-
-    /// Nobody waits for this load any more: break it off if that is still possible.
-    fn cancel_load(&mut self, model: ModelId);
-
-    /// Free a model's memory, all its KV slabs included.
-    fn evict(&mut self, model: ModelId);
-
-    /// Run one step.
-    ///
-    /// # Errors
-    /// What went wrong; the scheduler then trusts none of the slabs that the step touched or should
-    /// have made. It drops them, so slabs may be dropped that were never made. What the step should
-    /// have dropped must be dropped all the same.
-    fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String>;
-
-    /// Write a segment's KV to this file, all of it or nothing; returns the file's bytes.
-    ///
-    /// # Errors
-    /// Why the disk does not take it.
-    fn save_kv(&mut self, save: &SegmentSave, file: &Path) -> Result<u64, String>;
-
-    /// Read a segment's KV from this file into its row. False if it is not there, not whole, or not
-    /// what it should be.
-    fn read_kv(&mut self, read: &SegmentRead, file: &Path) -> bool;
-
-    /// What this process holds of what it may hold, from 0 to 1 and above; `None` if unknown.
-    fn memory_share(&mut self) -> Option<f64> {
-        None
-    }
-
-    /// Give freed memory back that is kept for later.
-    fn trim(&mut self) {}
-}
 
 /// A command that must never be refused.
 #[derive(Debug)]
@@ -124,7 +84,7 @@ impl Engine {
     /// # Errors
     /// When the system has no pipe left for waking the event loop.
     pub fn with_residency(config: SchedulerConfig, residency: Residency) -> std::io::Result<Self> {
-        let num_models = residency.models.len();
+        let num_models = residency.targets().len();
         Ok(Self {
             board: Board::new(&residency),
             watermarks: Watermarks::OFF,
@@ -434,7 +394,8 @@ impl Engine {
     ) {
         match order {
             Order::Load(model) => {
-                Stats::add(&self.stats.model_loads, 1);
+                let of_drafters = &self.stats.drafter_loads;
+                self.count_move(model, &self.stats.model_loads, of_drafters);
                 let reserved = scheduler.residency().get(model).map_or(0, |it| it.held);
                 if let Some(end) = runner.load(model, reserved) {
                     self.end_load(scheduler, model, end, events);
@@ -442,12 +403,18 @@ impl Engine {
             }
             Order::CancelLoad(model) => runner.cancel_load(model),
             Order::Evict(model) => {
-                Stats::add(&self.stats.model_evictions, 1);
+                let of_drafters = &self.stats.drafter_evictions;
+                self.count_move(model, &self.stats.model_evictions, of_drafters);
                 self.save_to(archive, scheduler.model(model));
                 runner.evict(model);
                 scheduler.evicted(model);
             }
         }
+    }
+
+    fn count_move(&self, id: ModelId, of_models: &AtomicU64, of_drafters: &AtomicU64) {
+        let drafts = id.0 as usize >= self.shapes.len();
+        Stats::add(if drafts { of_drafters } else { of_models }, 1);
     }
 
     fn end_load(
@@ -515,7 +482,7 @@ impl Engine {
         Stats::set(&self.stats.preemptions, scheduler.num_preemptions());
         let residency = scheduler.residency();
         let there = |phase| matches!(phase, Phase::Resident | Phase::Draining);
-        let resident = residency.models.iter().filter(|it| there(it.phase)).count();
+        let resident = residency.targets().iter().filter(|it| there(it.phase)).count();
         Stats::set(&self.stats.kv_file_bytes, scheduler.segments().num_bytes());
         Stats::set(&self.stats.model_bytes, residency.held());
         Stats::set(&self.stats.models_resident, resident as u64);

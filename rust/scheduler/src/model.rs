@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::action::{StepOutcome, StepPlan, TokenLogprobs};
 use crate::batch::form_batch;
-use crate::config::{ModelShape, SchedulerConfig};
+use crate::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use crate::corpus::Corpus;
 use crate::draft_plan::DraftPlan;
 use crate::drafting::{Drafting, UndraftedStep};
@@ -106,6 +106,16 @@ impl Model {
     /// The answers that its requests share, where any are kept.
     pub fn shared_texts(&self) -> Option<&Corpus> {
         self.drafting.shared.as_ref()
+    }
+
+    /// Its drafter is in memory from now on.
+    pub fn attach_drafter(&mut self, shape: &DraftModelShape) {
+        self.drafting.attach_model(shape);
+    }
+
+    /// Its drafter has left: running requests are drafted for from text. False if it had none.
+    pub fn detach_drafter(&mut self) -> bool {
+        self.drafting.detach_model()
     }
 
     /// Its rows and what is cached.
@@ -440,8 +450,8 @@ impl Model {
 
     /// A step failed: its requests end, and no KV that it may have touched, or failed to make, is
     /// used again. If a draft model ran in it, that is given up instead, and the requests are
-    /// computed again without it.
-    pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
+    /// computed again without it; returns whether that is so.
+    pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) -> bool {
         let failed: Vec<RequestId> = plan.rows.iter().map(|it| it.request).collect();
         let made = plan.kv_ops.iter().filter_map(|op| match op {
             KvOp::Create { slab, .. } => Some(*slab),
@@ -451,7 +461,7 @@ impl Model {
         let suspects: BTreeSet<SlabId> = plan.rects.iter().map(|it| it.slab).chain(made).collect();
         let touched =
             |request: &Request| request.row.is_some_and(|row| suspects.contains(&row.slab));
-        let by_draft_model = plan.draft.is_some() && self.drafting.give_up_model();
+        let by_draft_model = plan.draft.is_some() && self.detach_drafter();
         for index in (0..self.running.len()).rev() {
             let ends = !by_draft_model && failed.contains(&self.running[index].id);
             if ends || touched(&self.running[index]) {
@@ -466,6 +476,7 @@ impl Model {
             }
         }
         self.kv.distrust(&suspects);
+        by_draft_model
     }
 
     /// Rows and blocks add up; each running request has something to compute, and room for it.

@@ -1,32 +1,32 @@
 //! The Python face: convert, detach, map errors, call the runner. Nothing is decided here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use pyo3::buffer::PyBuffer;
-use pyo3::call::PyCallArgs;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyDict;
 
-use crate::action::{LoadEnd, StepOutcome, StepPlan};
+use crate::action::LoadEnd;
 use crate::board::ModelStatus;
 use crate::config::{
     DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, ModelShape, SchedulerConfig, WhenFull,
 };
 use crate::draft::Drafter;
-use crate::engine::{Engine, Runner};
+use crate::engine::Engine;
 use crate::error::{Refusal, SubmitError};
-use crate::ids::{ModelId, RequestId, Row};
+use crate::ids::{ModelId, RequestId};
 use crate::memory_guard::Watermarks;
 use crate::model::Event;
 use crate::request::{Finish, RequestStats, Submission};
 use crate::residency::{Phase, Residency};
 use crate::sampling::{Penalties, Sampling, Xtc};
-use crate::segment::{SegmentRead, SegmentSave};
 use crate::speculation_stats::{DraftStats, SpeculationStats};
 use crate::sync::Ordering;
+
+mod runner;
+use runner::PyRunner;
 
 create_exception!(_scheduler, QueueFullError, PyRuntimeError, "The submission queue is full.");
 create_exception!(
@@ -75,6 +75,8 @@ struct PyModelPolicy {
     /// Seconds; none or a negative number keeps it until its memory is needed.
     keep_alive: Option<f64>,
     preload: bool,
+    /// Index of its drafter among `drafters`.
+    drafter: Option<usize>,
 }
 
 /// How models share memory: any object with these attributes.
@@ -126,11 +128,12 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, models, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
+    #[pyo3(signature = (*, models, drafters, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
     fn new(
         models: Vec<PyModelPolicy>,
+        drafters: Vec<u64>,
         memory: PyMemory,
         max_waiting: usize,
         max_running: usize,
@@ -160,8 +163,9 @@ impl Scheduler {
             pinned: it.pinned,
             keep_alive: it.keep_alive.map_or(KeepAlive::Forever, keep_alive),
             preload: it.preload,
+            drafter: it.drafter.map(|at| ModelId((models.len() + at) as u32)),
         });
-        let residency = Residency::new(memory.config()?, policies);
+        let residency = Residency::new(memory.config()?, policies).with_drafters(drafters);
         let engine = Engine::with_residency(config, residency)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         let watermarks = Watermarks { soft: memory.soft_watermark, hard: memory.hard_watermark };
@@ -227,6 +231,13 @@ impl Scheduler {
         Ok(())
     }
 
+    /// A drafter's load is done; its costs are those of forwards and of rectangles.
+    fn drafter_loaded(&self, drafter: u32, costs: (Vec<(u32, f32)>, f32), num_bytes: u64) {
+        let shape = DraftModelShape { step_cost: costs.0, rect_cost: costs.1 };
+        let end = LoadEnd::DrafterLoaded { shape, num_bytes };
+        self.engine.load_ended(ModelId(drafter), end);
+    }
+
     fn load_resized(&self, model: u32, num_bytes: u64) {
         self.engine.load_ended(ModelId(model), LoadEnd::Resized { num_bytes });
     }
@@ -239,7 +250,7 @@ impl Scheduler {
         self.engine.load_ended(ModelId(model), LoadEnd::Cancelled);
     }
 
-    /// Where every model stands.
+    /// Where every model stands, then every drafter.
     fn residency(&self) -> Vec<PyStatus> {
         let now_ns = self.engine.now_ns();
         self.engine.board().read().into_iter().map(|it| py_status(it, now_ns)).collect()
@@ -433,75 +444,6 @@ fn refusal(error: &SubmitError) -> &'static str {
     }
 }
 
-struct PyRunner {
-    runner: Py<PyAny>,
-}
-
-impl PyRunner {
-    fn call(&self, name: &str, args: impl for<'py> PyCallArgs<'py>) -> Result<(), String> {
-        let called = Python::attach(|py| self.runner.call_method1(py, name, args).map(drop));
-        called.map_err(|error| error.to_string())
-    }
-}
-
-impl Runner for PyRunner {
-    fn load(&mut self, model: ModelId, num_bytes: u64) -> Option<LoadEnd> {
-        self.call("load", (model.0, num_bytes)).err().map(LoadEnd::Failed)
-    }
-
-    fn cancel_load(&mut self, model: ModelId) {
-        // A load that cannot be broken off ends all the same.
-        let _ = self.call("cancel_load", (model.0,));
-    }
-
-    fn evict(&mut self, model: ModelId) {
-        // The runner has logged what went wrong; what it holds is beyond our reach.
-        let _ = self.call("evict", (model.0,));
-    }
-
-    fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
-        let words = plan.pack();
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let (num_rows, num_sampled) = (plan.samplers.len(), plan.sampled.len());
-        Python::attach(|py| {
-            let packed = PyBytes::new(py, &bytes);
-            let answer = self.runner.bind(py).call_method1("step", (packed,))?;
-            let mut accepted = PyBuffer::<u32>::get(&answer)?.to_vec(py)?;
-            if accepted.len() < num_rows {
-                return Err(PyValueError::new_err("the runner's answer is too short"));
-            }
-            let mut tokens = accepted.split_off(num_rows);
-            let logprobs = tokens.split_off(num_sampled.min(tokens.len()));
-            Ok(StepOutcome { accepted, tokens, logprobs })
-        })
-        .map_err(|error: PyErr| error.to_string())
-    }
-
-    fn save_kv(&mut self, save: &SegmentSave, file: &Path) -> Result<u64, String> {
-        let Row { slab, slot } = save.row;
-        let args = (save.model.0, slab.0, slot, save.start, file);
-        Python::attach(|py| self.runner.call_method1(py, "save_kv", args)?.extract(py))
-            .map_err(|error: PyErr| error.to_string())
-    }
-
-    fn read_kv(&mut self, read: &SegmentRead, file: &Path) -> bool {
-        let Row { slab, slot } = read.row;
-        let args = (read.model.0, slab.0, slot, read.start, read.known, file);
-        // The runner has logged what went wrong; the prompt is then computed.
-        Python::attach(|py| self.runner.call_method1(py, "read_kv", args)?.extract(py))
-            .unwrap_or(false)
-    }
-
-    fn memory_share(&mut self) -> Option<f64> {
-        Python::attach(|py| self.runner.call_method0(py, "memory_share")?.extract(py)).ok()
-    }
-
-    fn trim(&mut self) {
-        // What it could not give back shows in the next measurement.
-        let _ = self.call("trim", ());
-    }
-}
-
 fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
     Ok(ModelShape {
         max_context: facts.get_item("max_context")?.extract()?,
@@ -516,16 +458,8 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
         rect_cost: facts.get_item("rect_cost")?.extract()?,
         fingerprint: facts.get_item("fingerprint")?.extract()?,
         kv_key: facts.get_item("kv_key")?.extract()?,
-        draft_model: draft_model_of(&facts.get_item("draft_model")?)?,
+        takes_drafter: facts.get_item("takes_drafter")?.extract()?,
     })
-}
-
-fn draft_model_of(facts: &Bound<'_, PyAny>) -> PyResult<Option<DraftModelShape>> {
-    if facts.is_none() {
-        return Ok(None);
-    }
-    let (step_cost, rect_cost) = facts.extract()?;
-    Ok(Some(DraftModelShape { step_cost, rect_cost }))
 }
 
 /// Request queue, batch formation, KV bookkeeping and drafting for mlxspec.

@@ -17,36 +17,16 @@
 //! Memory is taken when a load begins and given back when it fails or the model is evicted, so what
 //! is held never exceeds the budget. Those who wait are served in order of arrival: if the oldest
 //! has waited for [`MemoryConfig::patience_ns`] for others to fall idle, busy models drain for it.
+//! `drafters.rs` has what draft models do beside them.
 //!
 //! No clock and no threads. `tests/rust/residency.rs` explores every order of events of this code.
 
 use crate::config::{KeepAlive, MemoryConfig, ModelPolicy, WhenFull};
 use crate::error::{IntegrityError, Refusal, ensure};
 use crate::ids::ModelId;
+pub use crate::model_state::{ModelState, Phase};
 
 const NS: u64 = 1_000_000_000;
-/// A failed load is not tried again for this long, doubled by each further failure.
-const BACKOFF_NS: u64 = 5_000_000_000;
-const MOST_DOUBLINGS: u32 = 6;
-
-/// Where a model stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Not in memory and not asked for.
-    Absent,
-    /// Asked for; waits for memory.
-    Reserving,
-    /// Its memory is reserved and the runner fills it.
-    Loading,
-    /// In memory; requests run.
-    Resident,
-    /// In memory; those running may end, others wait.
-    Draining,
-    /// The runner frees its memory.
-    Evicting,
-    /// Could not be loaded; not tried again before [`ModelState::retry_ns`].
-    Failed,
-}
 
 /// What the machine wants done. Each order is given once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,106 +48,22 @@ pub enum Admission {
     Wait,
 }
 
-/// One model's part of the state. Public so that a test can fold states that differ in age alone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ModelState {
-    policy: ModelPolicy,
-    /// Where it stands.
-    pub phase: Phase,
-    /// Bytes it needs: estimated, then measured.
-    pub need: u64,
-    /// Bytes reserved or in use.
-    pub held: u64,
-    /// Requests that run in it.
-    pub running: u32,
-    /// Requests that wait for it.
-    pub waiting: u32,
-    /// How long it stays when idle; the last request that cared decides.
-    pub keep_alive: KeepAlive,
-    /// Reserving: when it was asked for. Resident: when it was loaded.
-    pub since_ns: u64,
-    /// When a request last came or went.
-    pub used_ns: u64,
-    /// Failed: when it may be tried again.
-    pub retry_ns: u64,
-    /// Loads that failed in a row.
-    pub failures: u32,
-    unload: bool,
-    cancelled: bool,
-}
-
-impl ModelState {
-    fn new(policy: ModelPolicy) -> Self {
-        Self {
-            policy,
-            phase: if policy.preload { Phase::Reserving } else { Phase::Absent },
-            need: policy.need,
-            held: 0,
-            running: 0,
-            waiting: u32::from(policy.preload),
-            keep_alive: policy.keep_alive,
-            since_ns: 0,
-            used_ns: 0,
-            retry_ns: 0,
-            failures: 0,
-            unload: false,
-            cancelled: false,
-        }
-    }
-
-    /// When an idle model leaves by itself, if it ever does.
-    pub fn expires_ns(&self) -> Option<u64> {
-        let idle = self.in_memory() && self.running == 0 && !self.policy.pinned;
-        match self.keep_alive {
-            KeepAlive::For(ns) if idle => Some(self.used_ns.saturating_add(ns)),
-            _ => None,
-        }
-    }
-
-    fn in_memory(&self) -> bool {
-        matches!(self.phase, Phase::Resident | Phase::Draining)
-    }
-
-    /// Back in line if somebody waits, else gone.
-    fn settle(&mut self) {
-        self.held = 0;
-        (self.cancelled, self.unload) = (false, false);
-        if self.waiting > 0 {
-            self.phase = Phase::Reserving;
-        } else {
-            self.phase = Phase::Absent;
-            self.keep_alive = self.policy.keep_alive;
-        }
-    }
-
-    /// Those who waited run.
-    fn admit(&mut self) {
-        self.phase = if self.unload { Phase::Draining } else { Phase::Resident };
-        self.running += std::mem::take(&mut self.waiting);
-    }
-
-    fn back_off(&mut self, now_ns: u64) {
-        let doublings = self.failures.min(MOST_DOUBLINGS);
-        self.failures += 1;
-        self.waiting = 0;
-        self.settle();
-        self.phase = Phase::Failed;
-        self.retry_ns = now_ns + (BACKOFF_NS << doublings);
-    }
-}
-
 /// All models and the memory they share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Residency {
-    config: MemoryConfig,
-    /// By [`ModelId`].
+    pub(crate) config: MemoryConfig,
+    /// By [`ModelId`]: targets, then the drafters that they share.
     pub models: Vec<ModelState>,
+    pub(crate) num_targets: usize,
+    /// The process holds nearly all it may: drafters stay away.
+    pub(crate) short: bool,
 }
 
 impl Residency {
     /// Nothing is in memory. The configuration itself waits for each model to be preloaded.
     pub fn new(config: MemoryConfig, policies: impl IntoIterator<Item = ModelPolicy>) -> Self {
-        Self { config, models: policies.into_iter().map(ModelState::new).collect() }
+        let models: Vec<_> = policies.into_iter().map(ModelState::new).collect();
+        Self { config, num_targets: models.len(), models, short: false }
     }
 
     /// A model's state.
@@ -210,7 +106,7 @@ impl Residency {
     /// Put the model in line unless it is there, further, or must not be.
     fn want(&mut self, id: ModelId, now_ns: u64) -> Result<usize, Refusal> {
         let at = id.0 as usize;
-        let model = self.models.get(at).ok_or(Refusal::UnknownModel(id))?;
+        let model = self.targets().get(at).ok_or(Refusal::UnknownModel(id))?;
         if matches!(model.phase, Phase::Absent | Phase::Failed) {
             self.check_room(at, now_ns)?;
             self.models[at].phase = Phase::Reserving;
@@ -227,7 +123,7 @@ impl Residency {
         if !self.can_ever_fit(at) {
             return Err(Refusal::NeverFits { need: model.need, budget });
         }
-        let free = budget - self.held();
+        let free = budget - self.held() + self.held_by_drafters();
         if self.config.when_full == WhenFull::Fail && model.need > free {
             return Err(Refusal::NoRoom { need: model.need, free });
         }
@@ -273,25 +169,30 @@ impl Residency {
     }
 
     /// The least recently used model that runs nothing and may leave, if others are at work.
-    pub fn idle_beside_others(&self) -> Option<ModelId> {
+    pub(crate) fn idle_beside_others(&self) -> Option<ModelId> {
         let busy = |it: &ModelState| it.running + it.waiting > 0;
         let idle = |it: &ModelState| it.phase == Phase::Resident && !it.policy.pinned && !busy(it);
-        let models = || (0..).zip(&self.models);
-        let oldest = models().filter(|(_, it)| idle(it)).min_by_key(|(_, it)| it.used_ns);
+        let oldest = (0..).zip(self.targets()).filter(|(_, it)| idle(it));
+        let oldest = oldest.min_by_key(|(_, it)| it.used_ns);
         oldest.filter(|_| self.models.iter().any(busy)).map(|(at, _)| ModelId(at))
     }
 
     /// The next thing to do, if any. Call again after each order and event, and as time passes.
     pub fn next(&mut self, now_ns: u64) -> Option<Order> {
-        self.cancel().or_else(|| self.expire(now_ns)).or_else(|| self.reserve(now_ns))
+        let order = self.cancel().or_else(|| self.expire(now_ns));
+        order.or_else(|| self.reserve(now_ns)).or_else(|| self.tend_drafters(now_ns))
     }
 
     fn cancel(&mut self) -> Option<Order> {
         let unwanted =
             |it: &ModelState| it.phase == Phase::Loading && it.waiting == 0 && !it.cancelled;
-        let at = self.models.iter().position(unwanted)?;
+        let at = self.targets().iter().position(unwanted)?;
+        Some(self.cancel_load(at))
+    }
+
+    pub(crate) fn cancel_load(&mut self, at: usize) -> Order {
         self.models[at].cancelled = true;
-        Some(Order::CancelLoad(ModelId(at as u32)))
+        Order::CancelLoad(ModelId(at as u32))
     }
 
     fn expire(&mut self, now_ns: u64) -> Option<Order> {
@@ -303,14 +204,14 @@ impl Residency {
         Some(self.evict(at))
     }
 
-    fn evict(&mut self, at: usize) -> Order {
+    pub(crate) fn evict(&mut self, at: usize) -> Order {
         self.models[at].phase = Phase::Evicting;
         Order::Evict(ModelId(at as u32))
     }
 
     /// Begin the load of whoever may have memory now, or make room for the oldest in line.
     fn reserve(&mut self, now_ns: u64) -> Option<Order> {
-        let mut line: Vec<usize> = (0..self.models.len()).collect();
+        let mut line: Vec<usize> = (0..self.num_targets).collect();
         // Who came to be too large while it waited must not stand in the way of others.
         let waits = |at: usize| self.models[at].phase == Phase::Reserving && self.can_ever_fit(at);
         line.retain(|&at| waits(at));
@@ -322,28 +223,34 @@ impl Residency {
         // Nobody overtakes an aged head: what becomes free is gathered for it.
         line.truncate(if aged { 1 } else { line.len() });
         if let Some(&at) = line.iter().find(|&&at| self.models[at].need <= free) {
-            let model = &mut self.models[at];
-            (model.phase, model.held) = (Phase::Loading, model.need);
-            return Some(Order::Load(ModelId(at as u32)));
+            return Some(self.load(at));
         }
-        let leaving = self.models.iter().filter(|it| it.phase == Phase::Evicting);
+        let leaving = |it: &&ModelState| it.phase == Phase::Evicting || it.cancelled;
+        let leaving = self.models.iter().filter(leaving);
         let coming = free + leaving.map(|it| it.held).sum::<u64>();
         let missing = head.map_or(0, |at| self.models[at].need.saturating_sub(coming));
         self.make_room(missing, aged, now_ns)
     }
 
-    /// Evict an idle model if idle ones hold enough; if not, and `aged`, let busy ones drain.
+    pub(crate) fn load(&mut self, at: usize) -> Order {
+        let model = &mut self.models[at];
+        (model.phase, model.held) = (Phase::Loading, model.need);
+        Order::Load(ModelId(at as u32))
+    }
+
+    /// Let a drafter go, else an idle model, if all of these hold enough; if not, and `aged`, let busy
+    /// models drain.
     fn make_room(&mut self, missing: u64, aged: bool, now_ns: u64) -> Option<Order> {
         let evicts = missing > 0 && self.config.when_full == WhenFull::Evict;
-        let mut victims: Vec<usize> = (0..self.models.len()).collect();
+        let mut victims: Vec<usize> = (0..self.num_targets).collect();
         victims.retain(|&at| evicts && self.is_victim(at, now_ns));
         victims.sort_by_key(|&at| (self.models[at].running > 0, self.last_use(at)));
         let held = |at: &usize| self.models[*at].held;
         let idle = victims.iter().filter(|&&at| self.models[at].running == 0);
-        if missing > 0 && idle.map(held).sum::<u64>() >= missing {
-            return Some(self.evict(victims[0]));
+        let mut gathered = self.droppable_drafts();
+        if missing > 0 && gathered + idle.map(held).sum::<u64>() >= missing {
+            return self.drop_drafter().or_else(|| Some(self.evict(victims[0])));
         }
-        let mut gathered = 0;
         victims.retain(|at| {
             let needed = gathered < missing;
             gathered += held(at);
@@ -442,6 +349,8 @@ impl Residency {
             ensure!(!nobody || model.waiting == 0, "some wait for model {at}, which is {phase:?}");
             let leaves = matches!(phase, Phase::Draining | Phase::Evicting);
             ensure!(!leaves || !model.policy.pinned, "model {at} is pinned and leaves");
+            let asked_for = model.running + model.waiting > 0 || phase == Phase::Reserving;
+            ensure!(at < self.num_targets || !asked_for, "drafter {at} is asked for by itself");
         }
         Ok(())
     }

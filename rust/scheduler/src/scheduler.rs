@@ -3,10 +3,9 @@
 //! Time is passed in and nothing here waits or locks, so every schedule can be replayed in a test.
 
 use crate::action::{Action, LoadEnd, StepOutcome, StepPlan};
-use crate::config::{KeepAlive, MemoryConfig, ModelPolicy, SchedulerConfig};
-use crate::error::{IntegrityError, Refusal, SubmitError, ensure};
+use crate::config::{DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, SchedulerConfig};
+use crate::error::{IntegrityError, Refusal, ensure};
 use crate::ids::{ModelId, RequestId};
-use crate::memory_guard::Spare;
 use crate::model::{Event, Model};
 use crate::request::{Finish, Request};
 use crate::residency::{Admission, Phase, Residency};
@@ -16,8 +15,10 @@ use crate::waiter::Waiter;
 
 /// A model of the configuration and those who wait for it to be in memory.
 #[derive(Debug, Default)]
-struct Entry {
-    model: Option<Model>,
+pub(crate) struct Entry {
+    pub(crate) model: Option<Model>,
+    /// Of a drafter in memory.
+    drafter: Option<DraftModelShape>,
     /// In order of arrival.
     waiters: Vec<Waiter>,
     /// Why the last load failed.
@@ -28,11 +29,12 @@ struct Entry {
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
-    residency: Residency,
-    entries: Vec<Entry>,
+    pub(crate) residency: Residency,
+    /// By [`ModelId`]: models and their drafters.
+    pub(crate) entries: Vec<Entry>,
     /// Whose turn it is: models with work take steps in turn.
     turn: usize,
-    now_ns: u64,
+    pub(crate) now_ns: u64,
     /// Models whose load has ended well and that nobody has asked for since.
     loaded: Vec<ModelId>,
     /// Preemptions and evicted prefixes of models that have left.
@@ -45,7 +47,8 @@ impl Scheduler {
     /// Room for all models, and all are wanted at once.
     pub fn new(config: SchedulerConfig, num_models: usize) -> Self {
         let keep_alive = KeepAlive::Forever;
-        let policy = ModelPolicy { need: 0, pinned: false, keep_alive, preload: true };
+        let policy =
+            ModelPolicy { need: 0, pinned: false, keep_alive, preload: true, drafter: None };
         let policies = std::iter::repeat_n(policy, num_models);
         Self::with_residency(config, Residency::new(MemoryConfig::unlimited(), policies))
     }
@@ -152,7 +155,7 @@ impl Scheduler {
     }
 
     /// Tell the residency of requests that have ended in a model.
-    fn count_out(&mut self, id: ModelId) {
+    pub(crate) fn count_out(&mut self, id: ModelId) {
         let at = id.0 as usize;
         let running = |model: &Model| model.num_waiting() + model.num_running();
         let running = self.entries[at].model.as_ref().map_or(0, running);
@@ -282,56 +285,6 @@ impl Scheduler {
         }
     }
 
-    /// What could be given up if memory is short.
-    pub fn spare(&self) -> Spare {
-        let prefills = self.resident().map(Model::num_prefills).sum();
-        Spare {
-            prefixes: self.resident().map(|it| it.kv.num_prefixes()).sum(),
-            idle_models: usize::from(self.residency.idle_beside_others().is_some()),
-            prefills,
-            others: self.num_requests().1 - prefills,
-        }
-    }
-
-    /// While memory is short nobody gets a row, but for one request where none runs.
-    pub fn short_of_memory(&mut self, short: bool) {
-        for entry in &mut self.entries {
-            if let Some(model) = &mut entry.model {
-                model.closed = short;
-            }
-        }
-    }
-
-    /// Give up half of what each model caches.
-    pub fn shrink_caches(&mut self) {
-        for entry in &mut self.entries {
-            if let Some(model) = &mut entry.model {
-                model.kv.shrink_cache();
-            }
-        }
-    }
-
-    /// Let the least recently used idle model go, if others are wanted.
-    pub fn evict_idle(&mut self) {
-        if let Some(id) = self.residency.idle_beside_others() {
-            self.residency.unload(id);
-        }
-    }
-
-    /// End the newest request that has no token yet.
-    pub fn refuse_prefill(&mut self, events: &mut Vec<Event>) {
-        let newest = |it: &Model| it.newest_prefill();
-        let Some(id) = self.resident().filter_map(newest).max() else {
-            return;
-        };
-        for at in 0..self.entries.len() {
-            if let Some(model) = &mut self.entries[at].model {
-                model.refuse(id, SubmitError::Unavailable(Refusal::MemoryShort), events);
-            }
-            self.count_out(ModelId(at as u32));
-        }
-    }
-
     /// A load ended: the model takes in those who waited for it, or they hear why not.
     pub fn load_ended(&mut self, id: ModelId, end: LoadEnd, events: &mut Vec<Event>) {
         let loading = self.residency.get(id).is_some_and(|it| it.phase == Phase::Loading);
@@ -340,9 +293,21 @@ impl Scheduler {
         };
         match end {
             LoadEnd::Loaded { shape, num_bytes } => {
+                if !shape.takes_drafter {
+                    self.residency.give_up_drafter(id);
+                }
                 entry.model = Some(Model::new(id, &self.config, shape));
                 self.loaded.push(id);
                 self.residency.loaded(id, num_bytes, self.now_ns);
+                self.attach_drafter(id);
+            }
+            LoadEnd::DrafterLoaded { shape, num_bytes } => {
+                entry.drafter = Some(shape);
+                self.residency.loaded(id, num_bytes, self.now_ns);
+                let targets: Vec<_> = self.residency.drafted_by(id).collect();
+                for target in targets {
+                    self.attach_drafter(target);
+                }
             }
             LoadEnd::Resized { num_bytes } => {
                 let budget = self.residency.config().budget;
@@ -358,8 +323,28 @@ impl Scheduler {
         self.settle(events);
     }
 
+    /// The model is drafted for from now on, if both it and its drafter are in memory.
+    fn attach_drafter(&mut self, id: ModelId) {
+        let drafter = self.residency.drafter_of(id);
+        let shape = drafter.and_then(|it| self.entries.get(it.0 as usize)?.drafter.clone());
+        if let Some((model, shape)) = self.model_mut(id).zip(shape) {
+            model.attach_drafter(&shape);
+        }
+    }
+
+    fn detach_drafter(&mut self, drafter: ModelId) {
+        let targets: Vec<_> = self.residency.drafted_by(drafter).collect();
+        for id in targets {
+            self.model_mut(id).map(Model::detach_drafter);
+        }
+    }
+
     /// The runner has freed a model's memory.
     pub fn evicted(&mut self, id: ModelId) {
+        let entry = self.entries.get_mut(id.0 as usize);
+        if entry.is_some_and(|it| it.drafter.take().is_some()) {
+            self.detach_drafter(id);
+        }
         if let Some(model) = self.entries.get_mut(id.0 as usize).and_then(|it| it.model.take()) {
             self.past.0 += model.num_preemptions;
             self.past.1 += model.kv.num_evictions();
@@ -384,7 +369,9 @@ impl Scheduler {
     /// A step failed: its requests end, all others go on.
     pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
         if let Some(model) = self.model_mut(plan.model) {
-            model.fail(plan, message, events);
+            if model.fail(plan, message, events) {
+                self.residency.give_up_drafter(plan.model);
+            }
             self.count_out(plan.model);
         }
     }

@@ -65,6 +65,10 @@ counters! {
     model_load_errors,
     /// Models evicted.
     model_evictions,
+    /// Loads of draft models begun.
+    drafter_loads,
+    /// Draft models evicted.
+    drafter_evictions,
     /// Gauge: what the process holds of what it may, in thousandths.
     memory_permille,
     /// Gauge: how short memory is: 0, 1 above the soft watermark, 2 above the hard one.

@@ -248,7 +248,7 @@ pub(crate) fn shape(max_context: u32, total_blocks: u32, padded: bool) -> ModelS
         rect_cost: 0.0,
         fingerprint: "sim".to_owned(),
         kv_key: None,
-        draft_model: None,
+        takes_drafter: true,
     }
 }
 

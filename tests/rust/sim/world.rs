@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlxspec_scheduler::action::{Action, LoadEnd, StepPlan};
-use mlxspec_scheduler::config::{BLOCK_TOKENS, ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{
+    BLOCK_TOKENS, DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, ModelShape,
+    SchedulerConfig,
+};
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
 use mlxspec_scheduler::model::Event;
 use mlxspec_scheduler::request::{Finish, Request, RequestStats};
-use mlxspec_scheduler::residency::Order;
+use mlxspec_scheduler::residency::{Order, Residency};
 use mlxspec_scheduler::scheduler::Scheduler;
 
 use super::disk::{SEGMENT_BYTES, SimDisk};
@@ -38,6 +41,10 @@ pub(crate) struct World {
     pub(crate) runners: Vec<SimRunner>,
     pub(crate) requests: Vec<Tracked>,
     pub(crate) disk: SimDisk,
+    /// What a forward costs of the draft model that all models share, if there is one.
+    draft_ms: Option<f32>,
+    /// Whether it is in memory.
+    drafts: bool,
     /// Whether memory is short: who lost its row then waits for those who have one.
     short: bool,
     now_ns: u64,
@@ -52,7 +59,8 @@ pub(crate) enum Op {
     Fork(usize, usize, Wish),
     Abort(usize),
     Expire(usize),
-    /// A model that is to leave once its requests have ended, and to come back for the next.
+    /// A model that is to leave once its requests have ended, and to come back for the next; or the
+    /// draft model, which comes back if anybody is there to draft for.
     Evict(usize),
     /// Write so many segments to disk.
     Save(usize),
@@ -66,6 +74,19 @@ pub(crate) enum Op {
     RefusePrefill,
 }
 
+fn sharing_a_drafter(config: SchedulerConfig, num_models: usize) -> Scheduler {
+    let policy = ModelPolicy {
+        need: 0,
+        pinned: false,
+        keep_alive: KeepAlive::Forever,
+        preload: true,
+        drafter: Some(ModelId(num_models as u32)),
+    };
+    let policies = std::iter::repeat_n(policy, num_models);
+    let residency = Residency::new(MemoryConfig::unlimited(), policies).with_drafters([0]);
+    Scheduler::with_residency(config, residency)
+}
+
 impl World {
     pub(crate) fn new(config: SchedulerConfig, shapes: &[ModelShape]) -> Self {
         let scripts: Vec<Scripts> = shapes.iter().map(Scripts::new).collect();
@@ -75,8 +96,28 @@ impl World {
             runners: runners.map(|(shape, it)| SimRunner::new(shape.clone(), it)).collect(),
             requests: Vec::new(),
             disk: SimDisk::default(),
+            draft_ms: None,
+            drafts: false,
             short: false,
             now_ns: 0,
+        }
+    }
+
+    /// The same with a draft model of this cost that all models share.
+    pub(crate) fn drafted(mut self, config: SchedulerConfig, ms: f32) -> Self {
+        self.draft_ms = Some(ms);
+        self.begin(config);
+        self
+    }
+
+    fn begin(&mut self, config: SchedulerConfig) {
+        self.drafts = false;
+        self.scheduler = match self.draft_ms {
+            None => Scheduler::new(config, self.runners.len()),
+            Some(_) => sharing_a_drafter(config, self.runners.len()),
+        };
+        if self.disk.max_bytes > 0 {
+            self.scheduler.use_segments(self.disk.index());
         }
     }
 
@@ -101,8 +142,7 @@ impl World {
     pub(crate) fn restart(&mut self, config: SchedulerConfig) {
         self.drain();
         self.save(usize::MAX);
-        self.scheduler = Scheduler::new(config, self.runners.len());
-        self.scheduler.use_segments(self.disk.index());
+        self.begin(config);
         for runner in &mut self.runners {
             *runner = SimRunner::new(runner.shape.clone(), runner.scripts.clone());
         }
@@ -129,7 +169,10 @@ impl World {
                 let (model, beginning) = self.beginning(at, usize::MAX);
                 (0..copies).for_each(|_| self.resume(model, &beginning, wish));
             }
-            Op::Evict(model) => self.scheduler.unload(ModelId((model % self.runners.len()) as u32)),
+            Op::Evict(model) => {
+                let num_models = self.scheduler.residency().models.len();
+                self.scheduler.unload(ModelId((model % num_models) as u32));
+            }
             Op::Save(most) => self.save(most),
             Op::Lose(at) => {
                 let lost = self.disk.segments.keys().nth(at % self.disk.segments.len().max(1));
@@ -258,6 +301,17 @@ impl World {
         self.now_ns += 1_000_000;
         let mut events = Vec::new();
         match self.scheduler.next_action(self.now_ns, &mut events) {
+            Action::Residency(Order::Load(id)) if self.is_drafter(id) => {
+                self.drafts = true;
+                let step_cost = vec![(1, self.draft_ms.expect("there is a draft model"))];
+                let shape = DraftModelShape { step_cost, rect_cost: 0.0 };
+                let end = LoadEnd::DrafterLoaded { shape, num_bytes: 0 };
+                self.scheduler.load_ended(id, end, &mut events);
+            }
+            Action::Residency(Order::Evict(id)) if self.is_drafter(id) => {
+                self.drafts = false;
+                self.scheduler.evicted(id);
+            }
             Action::Residency(Order::Load(id)) => {
                 let shape = self.runners[id.0 as usize].shape.clone();
                 let end = LoadEnd::Loaded { shape, num_bytes: 0 };
@@ -281,6 +335,9 @@ impl World {
                 self.take(events);
                 return false;
             }
+            Action::Step(plan) if plan.draft.is_some() && !self.drafts => {
+                panic!("nobody is there to draft");
+            }
             Action::Step(plan) => match fault {
                 None => self.commit(&plan, &mut events),
                 Some(fault) => self.fail(&plan, fault, &mut events),
@@ -288,6 +345,10 @@ impl World {
         }
         self.take(events);
         true
+    }
+
+    fn is_drafter(&self, id: ModelId) -> bool {
+        id.0 as usize == self.runners.len()
     }
 
     fn commit(&mut self, plan: &StepPlan, events: &mut Vec<Event>) {

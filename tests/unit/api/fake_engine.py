@@ -10,6 +10,7 @@ from mlxspec.engine.request import (
     Capability,
     ChatOptions,
     Delta,
+    DrafterCard,
     FinishReason,
     GenerationRequest,
     MemoryUse,
@@ -75,6 +76,8 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     model_loads: int = 164
     model_load_errors: int = 165
     model_evictions: int = 166
+    drafter_loads: int = 167
+    drafter_evictions: int = 168
     memory_permille: int = 140
     memory_shortage: int = 141
     memory_trims: int = 142
@@ -245,6 +248,11 @@ class FakeEngine:
                 tags=("small",) if name == "demo" else (),
             )
             for name, state in self.states.items()
+        ]
+
+    def drafters(self) -> list[DrafterCard]:
+        return [
+            DrafterCard(id="quick", state="resident", memory_bytes=9, num_served=1, models=("m",))
         ]
 
     def model(self, name: str) -> ModelCard:

@@ -92,3 +92,4 @@ def test_stats_tell_where_memory_has_gone(client: TestClient[Any]) -> None:
     assert stats["memory"]["budget"] == 7
     assert stats["counters"]["steps"] == 111
     assert [model["id"] for model in stats["models"]] == ["demo", "org/other"]
+    assert stats["drafters"][0]["num_served"] == 1

@@ -1,5 +1,6 @@
 """GET /stats: memory, models and counters of this moment, as JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from mlxspec.api.admin.model_schema import ShownModel
 from mlxspec.api.answer import send_json
 from mlxspec.api.openapi.operation import described
 from mlxspec.api.ports import EngineLike
-from mlxspec.engine.request import MemoryUse
+from mlxspec.engine.request import DrafterCard, MemoryUse
 
 
 class Stats(Struct, frozen=True, kw_only=True):
@@ -20,6 +21,7 @@ class Stats(Struct, frozen=True, kw_only=True):
 
     memory: MemoryUse
     models: list[ShownModel]
+    drafters: Sequence[DrafterCard]
     counters: dict[str, Any]
 
 
@@ -33,6 +35,7 @@ def stats_route(engine: EngineLike) -> HTTPRouteHandler:
             Stats(
                 memory=engine.memory_use(),
                 models=[ShownModel.of(card) for card in engine.models()],
+                drafters=engine.drafters(),
                 counters=msgspec.structs.asdict(engine.counters()),  # type: ignore[arg-type]
             )
         )
