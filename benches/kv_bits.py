@@ -30,7 +30,7 @@ prepare()
 import mlx.core as mx  # noqa: E402 - after BLAS
 import numpy as np  # noqa: E402
 
-from mlxspec.config import Config, KVConfig, ModelConfig  # noqa: E402
+from mlxspec.config import Config, KVConfig  # noqa: E402
 from mlxspec.engine.engine import Engine  # noqa: E402
 from mlxspec.engine.request import PLAIN_CHAT, GenerationRequest, SamplingParams  # noqa: E402
 from mlxspec.engine.tokenizer import Tokenizer  # noqa: E402
@@ -40,6 +40,7 @@ from mlxspec.model.kv import KVStore, Rect  # noqa: E402
 from mlxspec.model.kv_form import quantised  # noqa: E402
 from mlxspec.model.load import LoadedModel, load  # noqa: E402
 from mlxspec.model.store import resolve  # noqa: E402
+from mlxspec.model_tables import ModelConfig  # noqa: E402
 from serving.prompts import KINDS, Kind, Messages, Prompts  # noqa: E402
 
 Bits = Literal[4, 8] | None

@@ -22,10 +22,11 @@ import mlx.core as mx  # noqa: E402 - after its BLAS
 from mlx_lm import load  # noqa: E402
 from mlx_lm.generate import generate_step  # noqa: E402
 
-from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig  # noqa: E402
+from mlxspec.config import Config, KVConfig, MemoryConfig  # noqa: E402
 from mlxspec.engine.engine import Engine  # noqa: E402
 from mlxspec.engine.request import GenerationRequest, SamplingParams  # noqa: E402
 from mlxspec.model.store import resolve  # noqa: E402
+from mlxspec.model_tables import ModelConfig  # noqa: E402
 from serving import report  # noqa: E402
 
 PROMPT = "Once upon a time"

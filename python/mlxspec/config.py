@@ -3,7 +3,6 @@
 The environment is read here and nowhere else.
 """
 
-import difflib
 import hashlib
 import os
 import re
@@ -15,6 +14,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mlxspec.errors import ConfigError
+from mlxspec.model_tables import (
+    DrafterConfig,
+    ModelConfig,
+    check_references,
+    nearest,
+    with_ids,
+)
 
 CONFIG_ENV = "MLXSPEC_CONFIG_JSON"
 """Carries the whole resolved configuration from the command line to the server's worker."""
@@ -171,30 +177,6 @@ class TracingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     exporter: Literal["none", "otlp", "console"] = "none"
 
 
-class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
-
-    draft_model: what to find a smaller model of the same vocabulary by, which drafts for it.
-    kv_bits: keep keys and values in so many bits (`None`: as the model computes them).
-
-    aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.
-    preload: loaded at start, if there is room. keep_alive_seconds: it leaves when idle for so long
-    (`None` or negative: when its memory is needed).
-    """
-
-    id: str
-    source: str
-    context_length: Positive | None = None
-    draft_model: str | None = None
-    kv_bits: Literal[4, 8] | None = None
-    aliases: tuple[str, ...] = ()
-    pinned: bool = False
-    preload: bool = True
-    keep_alive_seconds: float | None = None
-    description: str = ""
-    tags: tuple[str, ...] = ()
-
-
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration, checked once and passed whole."""
 
@@ -209,6 +191,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     batches: BatchesConfig = BatchesConfig()
     tracing: TracingConfig = TracingConfig()
     models: tuple[ModelConfig, ...] = ()
+    drafters: dict[str, DrafterConfig] = {}
+    """Draft models by the names that models name them by."""
     default_model: str | None = None
     """Id or alias of the model that the name `default` stands for; without it, the first."""
 
@@ -228,9 +212,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 def convert(raw: Any) -> Config:
     """Check a plain tree of dicts against the schema; ConfigError names the key at fault."""
     try:
-        return msgspec.convert(raw, Config)
+        config = msgspec.convert(with_ids(raw), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}{_nearest(str(error))}") from None
+    check_references(config.models, config.drafters, config.default_model)
+    return config
 
 
 def _nearest(message: str) -> str:
@@ -239,11 +225,9 @@ def _nearest(message: str) -> str:
     if unknown is None:
         return ""
     section = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    sections = {**section, "models": ModelConfig}
+    sections = {**section, "models": ModelConfig, "drafters": DrafterConfig}
     known = sections.get(unknown[2] or "", Config)
-    names = [field.name for field in msgspec.structs.fields(known)]
-    near = difflib.get_close_matches(unknown[1], names, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    return nearest(unknown[1], [field.name for field in msgspec.structs.fields(known)])
 
 
 def resolve(flags: Tree, file: Path | None, environ: Mapping[str, str] = os.environ) -> Config:

@@ -10,13 +10,14 @@ from layouts import PADDED
 from texts import phrases
 from token_engine import TokenEngine, token_engine
 
-from mlxspec.config import Config, ModelConfig
+from mlxspec.config import Config
 from mlxspec.engine import step_costs
 from mlxspec.engine.engine import Engine
 from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from mlxspec.errors import ModelImportError, UnavailableError
 from mlxspec.model.forward import CompiledForward
 from mlxspec.model.kv_form import quantised
+from mlxspec.model_tables import ModelConfig
 from mlxspec.speculative.calibrate import StepCosts
 from mlxspec.speculative.step import Target
 from tiny_models import save_model_with_tokenizer

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from costs import say_free
 
-from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
+from mlxspec.config import Config, KVConfig, MemoryConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
 from mlxspec.engine.engine import Engine
 from mlxspec.engine.request import GenerationRequest, SamplingParams
 from mlxspec.errors import UnavailableError
 from mlxspec.model.memory_gauge import MemoryGauge
+from mlxspec.model_tables import ModelConfig
 from tiny_models import save_model_with_tokenizer
 
 BACK_SECONDS = 1.0

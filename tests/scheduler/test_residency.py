@@ -11,12 +11,13 @@ import mlx.core as mx
 import pytest
 from resident import running, states, text, until
 
-from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
+from mlxspec.config import Config, KVConfig, MemoryConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
 from mlxspec.engine import step_costs
 from mlxspec.engine.engine import Engine
 from mlxspec.errors import ModelPinnedError, UnavailableError
 from mlxspec.model.weights import weight_bytes
+from mlxspec.model_tables import ModelConfig
 
 KV_BYTES = 1 << 20
 

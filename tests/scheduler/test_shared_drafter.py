@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from resident import running, text, until
 
-from mlxspec.config import Config, KVConfig, MemoryConfig, ModelConfig, SpeculationConfig
+from mlxspec.config import Config, KVConfig, MemoryConfig, SpeculationConfig
 from mlxspec.engine import runner as runner_module
 from mlxspec.engine.engine import Engine
 from mlxspec.model.load import adopt
 from mlxspec.model.weights import weight_bytes
+from mlxspec.model_tables import ModelConfig
 
 KV_BYTES = 1 << 20
 

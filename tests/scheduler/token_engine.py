@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mlxspec._scheduler import Scheduler
-from mlxspec.config import Config, KVConfig, ModelConfig, SpeculationConfig
+from mlxspec.config import Config, KVConfig, SpeculationConfig
 from mlxspec.engine.memory import Memory, plan_memory
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import TokenSampling
 from mlxspec.model.backend import backend_facts
+from mlxspec.model_tables import ModelConfig
 
 
 class Answer(NamedTuple):

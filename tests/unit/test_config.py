@@ -5,16 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxspec.config import (
-    Config,
-    ModelConfig,
-    cache_dir,
-    parse_size,
-    read_environment,
-    resolve,
-    set_defaults,
-)  # fmt: skip
+from mlxspec.config import Config, cache_dir, parse_size, read_environment, resolve, set_defaults
 from mlxspec.errors import ConfigError
+from mlxspec.model_tables import ModelConfig  # fmt: skip
 
 
 def toml(tmp_path: Path, text: str) -> Path:
@@ -45,6 +38,38 @@ def test_models_come_from_the_file(tmp_path: Path):
     assert resolve({}, file, {}).models == (ModelConfig(id="a", source="b", context_length=5),)
 
 
+def test_models_and_drafters_are_tables_by_their_names(tmp_path: Path):
+    text = """
+    [models.a]
+    source = "b"
+    draft_model = "quick"
+
+    [models."owner/c"]
+    source = "d"
+
+    [drafters.quick]
+    source = "e"
+    """
+    config = resolve({}, toml(tmp_path, text), {})
+    assert [(model.id, model.source) for model in config.models] == [("a", "b"), ("owner/c", "d")]
+    assert config.models[0].draft_model == "quick"
+    assert config.drafters["quick"].source == "e"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[models.a]\nid = "b"\nsource = "c"', "remove it"),
+        ('[models]\nsource = "c"', "write \\[models.source\\]"),
+        ('[models.a]\nsource = "b"\naliases = ["c"]\n[models.c]\nsource = "d"', "called 'c'"),
+        ('default_model = "x"\n[models.a]\nsource = "b"', "no model's name"),
+    ],
+)
+def test_names_that_are_wrong_are_refused_with_the_way_out(tmp_path: Path, text: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        resolve({}, toml(tmp_path, text), {})
+
+
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
@@ -52,6 +77,10 @@ def test_models_come_from_the_file(tmp_path: Path):
         ("[server]\nprot = 1", "port"),
         ('[[models]]\nid = "a"\nsource = "b"\npined = true', "pinned"),
         ("[memory]\nwhenfull = 'wait'", "when_full"),
+        ('[models.a]\nsorce = "b"', "source"),
+        ('[drafters.a]\nsorce = "b"', "source"),
+        ('[models.a]\nsource = "b"\ndraft_model = "quik"\n[drafters.quick]\nsource = "c"', "quick"),
+        ('default_model = "bog"\n[models.big]\nsource = "b"', "big"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path, text: str, nearest: str):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,9 @@ import rich_click as click
 from mlxspec import __version__
 from mlxspec.address import check_exposure
 from mlxspec.cli.size import Size
-from mlxspec.config import Config, ModelConfig, Tree, default_key_file, resolve
+from mlxspec.config import Config, Tree, default_key_file, resolve
 from mlxspec.errors import ConfigError, UnavailableError
+from mlxspec.model_tables import DrafterConfig, ModelConfig
 
 _PLACES: Final = {
     "host": "server", "port": "server", "log_level": "server", "drain_seconds": "server",
@@ -176,9 +178,9 @@ def _with_models(
                 f"--draft-model for {len(wanted)} models: give each its 'draft_model' in --config"
             )
         wanted = [msgspec.structs.replace(wanted[0], draft_model=draft_model)]
-    return msgspec.structs.replace(
-        config, models=tuple(_located(model, for_all) for model in wanted)
-    )
+    drafters = {name: _located_drafter(it) for name, it in config.drafters.items()}
+    models = tuple(_located(model, drafters, for_all) for model in wanted)
+    return msgspec.structs.replace(config, models=models, drafters=drafters)
 
 
 def _check_kv_dir(config: Config) -> None:
@@ -205,7 +207,15 @@ def _only_model() -> ModelConfig:
     return ModelConfig(id=names[0], source=names[0])
 
 
-def _located(model: ModelConfig, for_all: Tree) -> ModelConfig:
+def _located_drafter(drafter: DrafterConfig) -> DrafterConfig:
+    from mlxspec.model import store
+
+    return DrafterConfig(source=str(store.resolve(drafter.source, download=True)))
+
+
+def _located(
+    model: ModelConfig, drafters: Mapping[str, DrafterConfig], for_all: Tree
+) -> ModelConfig:
     """The model with checked folders as its sources; fetches what is not here."""
     from mlxspec.model import store
     from mlxspec.model.vocabulary import check_same_vocabulary
@@ -213,14 +223,16 @@ def _located(model: ModelConfig, for_all: Tree) -> ModelConfig:
     if model.source == store.DEMO and not store.place(store.DEMO).is_dir():
         _pull_demo()
     folder = store.resolve(model.source, download=True)
-    draft_model = None
-    if model.draft_model is not None:
-        draft_model = store.resolve(model.draft_model, download=True)
-        check_same_vocabulary(folder, draft_model)
+    draft_model = model.draft_model
+    if draft_model is not None:
+        if draft_model not in drafters:
+            draft_model = str(store.resolve(draft_model, download=True))
+        named = drafters.get(draft_model)
+        check_same_vocabulary(folder, Path(named.source if named else draft_model))
     return msgspec.structs.replace(
         model,
         source=str(folder),
-        draft_model=None if draft_model is None else str(draft_model),
+        draft_model=draft_model,
         **{name: value for name, value in for_all.items() if value is not None},
     )
 

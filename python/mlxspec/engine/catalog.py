@@ -4,11 +4,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxspec.config import Config, ModelConfig
+from mlxspec.config import Config
 from mlxspec.engine.request import ModelCard, ModelState
 from mlxspec.engine.tokenizer import Tokenizer
-from mlxspec.errors import ConfigError, ModelNotFoundError
+from mlxspec.errors import ModelNotFoundError
 from mlxspec.model.store import StoredModel
+from mlxspec.model_tables import ModelConfig
 
 ANY_NAME = "*"
 DEFAULT = "default"
@@ -85,8 +86,7 @@ class Catalog:
         self._by_name: dict[str, ServedModel] = {}
         for model in self.models:
             for name in (model.id, *model.config.aliases):
-                if self._by_name.setdefault(name, model) is not model:
-                    raise ConfigError(f"two models are called {name!r}: give one another name")
+                self._by_name[name] = model
         if config.default_model is not None:
             self._by_name.setdefault(DEFAULT, self.find(config.default_model))
         elif self.models:

@@ -32,9 +32,7 @@ class DraftModels:
     def take_in(self, index: int, part: DrafterPart, loaded: LoadedModel) -> StepCosts:
         """Keep a model that was read, and tell what its forwards cost."""
         if loaded.is_plain:
-            raise ModelImportError(
-                f"{part.folder.name} cannot draft: its state does not lie in rows"
-            )
+            raise ModelImportError(f"{part.name} cannot draft: its state does not lie in rows")
         alone = Target(Network(loaded.model, loaded.windows), KVStore(loaded.layers))
         costs = self._costs.of(index, part.folder, alone, self._shape)
         self._resident[index] = _Resident(loaded, alone.network.compiled is not None)

@@ -166,7 +166,7 @@ class Engine:
         statuses = self._scheduler.residency()[len(self._plan.models) :]
         return [
             DrafterCard(
-                id=part.folder.name,
+                id=part.name,
                 state=status.state,
                 memory_bytes=status.held or status.need,
                 num_served=status.running,

@@ -7,10 +7,11 @@ from typing import Literal
 import structlog
 from msgspec import Struct
 
-from mlxspec.config import Config, MemoryConfig, ModelConfig
+from mlxspec.config import Config, MemoryConfig
 from mlxspec.errors import ModelImportError
 from mlxspec.model.backend import BackendFacts
 from mlxspec.model.weights import weight_bytes
+from mlxspec.model_tables import ModelConfig
 
 log = structlog.get_logger()
 
@@ -37,6 +38,7 @@ class ModelPolicy(Struct, frozen=True, kw_only=True):
 class DrafterPart(Struct, frozen=True, kw_only=True):
     """A draft model's part, however many models share it: where it lies, and bytes it needs."""
 
+    name: str
     folder: Path
     need: int
 
@@ -84,7 +86,11 @@ def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
     cpu = device.kind == "cpu"
     weights = [_weights(Path(model.source), as_float32=cpu) for model in config.models]
     folders = list(dict.fromkeys(filter(None, map(partial(draft_folder, config), config.models))))
-    drafters = [DrafterPart(folder=it, need=_weights(it, as_float32=cpu)) for it in folders]
+    named = {Path(drafter.source): name for name, drafter in config.drafters.items()}
+    drafters = [
+        DrafterPart(name=named.get(it, it.name), folder=it, need=_weights(it, as_float32=cpu))
+        for it in folders
+    ]
     for_drafts = sum(drafter.need for drafter in drafters)
     kv_bytes = config.kv.memory_bytes or default_kv_bytes(budget, weights, for_drafts)
     share = kv_bytes // max(1, len(weights))
@@ -121,7 +127,8 @@ def draft_folder(config: Config, model: ModelConfig) -> Path | None:
     """Where a model's draft model lies, if it is to have one."""
     if model.draft_model is None or not config.speculation.enabled:
         return None
-    return Path(model.draft_model)
+    named = config.drafters.get(model.draft_model)
+    return Path(named.source if named else model.draft_model)
 
 
 def _weights(folder: Path, *, as_float32: bool) -> int:

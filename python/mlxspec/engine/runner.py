@@ -126,7 +126,7 @@ class Runner:
 
     def _name(self, model: int) -> str:
         part = self._plan.drafter(model)
-        return self._config.models[model].id if part is None else part.folder.name
+        return self._config.models[model].id if part is None else part.name
 
     def _bring_in(self, load: Load) -> None:
         """Load, and tell how it ended. Loader thread."""
@@ -160,7 +160,7 @@ class Runner:
         costs = self._drafters.take_in(load.model, part, self._adopt(load, opened))
         log.info(
             "draft model ready",
-            model=part.folder.name,
+            model=part.name,
             seconds=round(time.perf_counter() - started, 2),
             active_bytes=mx.get_active_memory(),
         )

@@ -120,6 +120,18 @@ def test_a_draft_model_goes_with_its_model(served: list[Config], store_home: Pat
     assert "--draft-model for 2 models" in refused.stderr
 
 
+def test_drafters_are_found_by_their_names(
+    served: list[Config], store_home: Path, tiny_gguf: Path, tmp_path: Path
+):
+    store(store_home, tiny_gguf, "one", "two")
+    file = tmp_path / "mlxspec.toml"
+    tables = '[models.a]\nsource = "one"\ndraft_model = "quick"\n[drafters.quick]\nsource = "two"\n'
+    file.write_text(tables)
+    assert serve("--config", file).exit_code == 0
+    assert served[0].models[0].draft_model == "quick"
+    assert served[0].drafters["quick"].source == str(store_home / "two")
+
+
 def test_a_draft_model_with_other_tokens_is_refused_at_start(
     served: list[Config], store_home: Path, tiny_gguf: Path, tiny_model: Path
 ):

@@ -1,0 +1,76 @@
+"""What the configuration says of models and draft models: its tables, and the names in them."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from mlxspec.errors import ConfigError
+
+
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
+
+    draft_model: a drafter's name, or what to find a smaller model of the same vocabulary by, which
+    drafts for it. Models that name the same one share it.
+    kv_bits: keep keys and values in so many bits (`None`: as the model computes them).
+
+    aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.
+    preload: loaded at start, if there is room. keep_alive_seconds: it leaves when idle for so long
+    (`None` or negative: when its memory is needed).
+    """
+
+    id: str
+    source: str
+    context_length: Annotated[int, Meta(ge=1)] | None = None
+    draft_model: str | None = None
+    kv_bits: Literal[4, 8] | None = None
+    aliases: tuple[str, ...] = ()
+    pinned: bool = False
+    preload: bool = True
+    keep_alive_seconds: float | None = None
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class DrafterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A draft model by a name of its own: what `mlxspec.model.store.resolve` finds it by."""
+
+    source: str
+
+
+def with_ids(raw: Any) -> Any:
+    """Models as a list, each with its id, whether a file has `[[models]]` or `[models.ID]`."""
+    if not isinstance(raw, Mapping) or not isinstance(tables := raw.get("models"), Mapping):
+        return raw
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"models.{name} is not a table: write [models.{name}] above its keys")
+        if "id" in table:
+            raise ConfigError(f"models.{name} has an 'id', which is its name already: remove it")
+    return {**raw, "models": [{"id": name, **table} for name, table in tables.items()]}
+
+
+def check_references(
+    models: Sequence[ModelConfig], drafters: Mapping[str, DrafterConfig], default: str | None
+) -> None:
+    """Raise ConfigError for a name that two models have, or that nobody has."""
+    names = [name for model in models for name in (model.id, *model.aliases)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two models are called {twice!r}: give one another name")
+    if models and default is not None and default not in names:
+        raise ConfigError(
+            f"default_model = {default!r} is no model's name{nearest(default, names)}"
+        )
+    for model in models:
+        name = model.draft_model
+        # What is no drafter's name may be a folder or a model of the hub; a slip is neither.
+        if name is not None and name not in drafters and (near := nearest(name, drafters)):
+            raise ConfigError(f"model {model.id!r}: draft_model = {name!r} is no drafter{near}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that looks most like this one; empty if none does."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
