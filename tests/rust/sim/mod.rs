@@ -25,7 +25,7 @@ use std::path::Path;
 use mlxspec_scheduler::action::{LoadEnd, Rect, StepOutcome, StepPlan};
 use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
 use mlxspec_scheduler::engine::Runner;
-use mlxspec_scheduler::ids::{ModelId, SlabId};
+use mlxspec_scheduler::ids::{ModelId, RequestId, SlabId};
 use mlxspec_scheduler::rows::KvOp;
 use mlxspec_scheduler::segment::{SegmentRead, SegmentSave};
 
@@ -79,8 +79,8 @@ pub(crate) struct SimRunner {
     pub(crate) seen: Seen,
     /// By script: drafts verified, and kept.
     pub(crate) drafted: BTreeMap<u32, (u32, u32)>,
-    /// The first in line took no part in the last step.
-    first_waits: bool,
+    /// Who was first in line and took no part in the last step.
+    first_waits: Option<RequestId>,
     /// Slabs that a failed step should have made.
     missing: BTreeSet<SlabId>,
 }
@@ -95,7 +95,7 @@ impl SimRunner {
             draft_model: SimDraftModel::default(),
             seen: Seen::default(),
             drafted,
-            first_waits: false,
+            first_waits: None,
             missing: BTreeSet::new(),
         }
     }

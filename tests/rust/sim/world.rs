@@ -325,7 +325,7 @@ impl World {
             Action::Residency(order) => panic!("{order:?}, and loads end at once"),
             Action::Read(read) => {
                 let runner = &mut self.runners[read.model.0 as usize];
-                runner.first_waits = false;
+                runner.first_waits = None;
                 let there = fault.is_none() && self.disk.read(&read, runner);
                 self.scheduler.take_read(&read, there);
                 self.disk.follow(&mut self.scheduler);
@@ -356,15 +356,16 @@ impl World {
         let alive = |it: &Tracked| it.model == plan.model && it.sent && it.end.is_none();
         let first = (0..).zip(&self.requests).filter(|(_, it)| alive(it));
         let first = first.min_by_key(|(id, it)| (it.turn_ns(), *id));
-        let served = |id| plan.rows.iter().any(|it| it.request == RequestId(id));
+        let first = first.map(|(id, it)| (RequestId(id), it));
+        let served = |id| plan.rows.iter().any(|it| it.request == id);
         // The more urgent may come when all places are taken, or who runs be put back when memory is
         // short.
         let overtakes = |it: &Tracked| !it.ran && self.requests.iter().any(Tracked::has_priority);
         // It may stand still for a step, if its KV is about to be read from disk.
         let may_wait = |it: &Tracked| self.short || overtakes(it);
-        let waits = !first.is_none_or(|(id, it)| served(id) || may_wait(it));
-        let excused = self.disk.max_bytes > 0 && !runner.first_waits;
-        assert!(!waits || excused, "the first stands still");
+        let waits = first.filter(|(id, it)| !served(*id) && !may_wait(it)).map(|(id, _)| id);
+        let excused = self.disk.max_bytes > 0 && runner.first_waits != waits;
+        assert!(waits.is_none() || excused, "the first stands still");
         runner.first_waits = waits;
         for row in &plan.rows {
             self.requests[row.request.0 as usize].ran = true;
