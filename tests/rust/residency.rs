@@ -476,3 +476,33 @@ fn ten_thousand_loads_and_evictions_stay_within_the_budget() {
     }
     assert_eq!(residency.held(), 0);
 }
+
+/// A machine whose only model is in memory, and idle since 5.
+fn idle_since_5(pinned: bool, keep_alive: KeepAlive) -> Residency {
+    let mut residency = Residency::new(memory(WhenFull::Evict), [policy(pinned, keep_alive)]);
+    let id = ModelId(0);
+    residency.arrive(id, None, 0).unwrap();
+    assert_eq!(residency.next(0), Some(Order::Load(id)));
+    residency.loaded(id, 1, 1);
+    assert_eq!(residency.get(id).unwrap().expires_ns(), None, "it runs");
+    residency.leave(id, Admission::Run, 5);
+    residency
+}
+
+#[test]
+fn an_idle_model_leaves_when_its_time_is_over_and_not_before() {
+    let (id, mut residency) = (ModelId(0), idle_since_5(false, KeepAlive::For(10)));
+    assert_eq!(residency.get(id).unwrap().expires_ns(), Some(15));
+    assert_eq!(residency.next(14), None);
+    assert_eq!(residency.next(15), Some(Order::Evict(id)));
+    assert_eq!(residency.get(id).unwrap().expires_ns(), None, "it leaves");
+}
+
+#[test]
+fn a_pinned_model_and_one_that_is_kept_for_ever_stay() {
+    for (pinned, keep_alive) in [(true, KeepAlive::For(10)), (false, KeepAlive::Forever)] {
+        let mut residency = idle_since_5(pinned, keep_alive);
+        assert_eq!(residency.get(ModelId(0)).unwrap().expires_ns(), None);
+        assert_eq!(residency.next(u64::MAX), None);
+    }
+}
