@@ -242,8 +242,11 @@ class Scheduler:
         """
 
     def counters(self) -> dict[str, Any]:
-        """Cumulative counts and gauges by name; `accepted_per_pos` is a list, `drafters` one of
-        (drafter, draft tokens verified, kept)."""
+        """Cumulative counts and gauges by name.
+
+        `drafted_per_pos` and `accepted_per_pos` are lists, `drafters` is one of (drafter, draft
+        tokens verified, kept).
+        """
 
     def speculation(self, model: int) -> dict[str, Any]:
         """What speculation did for a model, and what its steps cost when it was loaded (or None).

@@ -75,6 +75,11 @@ class CountersLike(Protocol):
     """The scheduler's counters at one moment: also an int for every name in COUNTERS and GAUGES."""
 
     @property
+    def drafted_per_pos(self) -> Sequence[int]:
+        """How often a draft token at each position was verified."""
+        ...
+
+    @property
     def accepted_per_pos(self) -> Sequence[int]:
         """How often the draft token at each position was kept."""
         ...
@@ -96,24 +101,25 @@ class SchedulerCollector(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """One family per counter and gauge, then kept drafts by their position in the draft."""
+        """One family per counter and gauge, then drafts by position and by drafter."""
         counters = self._counters()
         for name, text in COUNTERS.items():
             prefix = "spec_decode_" if name in SPECULATION else ""
             yield CounterMetricFamily(f"mlxspec:{prefix}{name}", text, getattr(counters, name))
         for name, text in GAUGES.items():
             yield GaugeMetricFamily(f"mlxspec:{name}", text, getattr(counters, name))
-        yield _accepted_per_pos(counters.accepted_per_pos)
+        yield _per_pos("draft", "verified", counters.drafted_per_pos)
+        yield _per_pos("accepted", "kept by verification", counters.accepted_per_pos)
         yield from _by_drafter(counters.drafters)
 
 
-def _accepted_per_pos(accepted: Sequence[int]) -> Metric:
+def _per_pos(which: str, done: str, counts: Sequence[int]) -> Metric:
     family = CounterMetricFamily(
-        "mlxspec:spec_decode_num_accepted_tokens_per_pos",
-        "Draft tokens kept by verification, by position in the draft.",
+        f"mlxspec:spec_decode_num_{which}_tokens_per_pos",
+        f"Draft tokens {done}, by position in the draft.",
         labels=["position"],
     )
-    for position, count in enumerate(accepted):
+    for position, count in enumerate(counts):
         family.add_metric([str(position)], count)
     return family
 

@@ -47,6 +47,10 @@ def test_drafts_are_made_and_many_are_kept(engine: TokenEngine) -> None:
     kept = sum(count * times for it in answers for count, times in enumerate(it.accepted))
     assert kept > 100
     assert kept <= sum(it.num_draft_tokens for it in answers)
+    counters = engine.scheduler.counters()
+    assert counters["drafted_per_pos"][0] == counters["num_drafts"]
+    longer = zip(counters["drafted_per_pos"], counters["accepted_per_pos"], strict=True)
+    assert all(drafted >= accepted for drafted, accepted in longer)
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)

@@ -46,5 +46,6 @@ class Counters(Struct, frozen=True, kw_only=True):
     num_drafts: int
     num_draft_tokens: int
     num_accepted_tokens: int
+    drafted_per_pos: list[int]
     accepted_per_pos: list[int]
     drafters: list[tuple[str, int, int]]

@@ -23,7 +23,7 @@ use crate::request::{Finish, RequestStats, Submission};
 use crate::residency::{Phase, Residency};
 use crate::sampling::{Penalties, Sampling, Xtc};
 use crate::speculation_stats::{DraftStats, SpeculationStats};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 mod runner;
 use runner::PyRunner;
@@ -295,9 +295,11 @@ impl Scheduler {
         for (name, value) in stats.snapshot() {
             counters.set_item(name, value)?;
         }
-        let positions = stats.accepted_per_pos.iter();
-        let per_pos: Vec<u64> = positions.map(|it| it.load(Ordering::Relaxed)).collect();
-        counters.set_item("accepted_per_pos", per_pos)?;
+        let per_pos = |counts: &[AtomicU64]| -> Vec<u64> {
+            counts.iter().map(|it| it.load(Ordering::Relaxed)).collect()
+        };
+        counters.set_item("drafted_per_pos", per_pos(&stats.drafted_per_pos))?;
+        counters.set_item("accepted_per_pos", per_pos(&stats.accepted_per_pos))?;
         counters.set_item("drafters", py_drafters(self.engine.speculation()))?;
         Ok(counters)
     }

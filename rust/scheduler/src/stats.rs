@@ -11,7 +11,9 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Stats {
             $($(#[$doc])* pub $name: AtomicU64,)+
-            /// Accepted drafts by their position in the draft.
+            /// Verified draft tokens by their position in the draft.
+            pub drafted_per_pos: [AtomicU64; COUNTED_POSITIONS],
+            /// Accepted ones.
             pub accepted_per_pos: [AtomicU64; COUNTED_POSITIONS],
         }
 
@@ -130,8 +132,8 @@ impl Stats {
         Self::add(&self.num_drafts, 1);
         Self::add(&self.num_draft_tokens, drafted as u64);
         Self::add(&self.num_accepted_tokens, kept as u64);
-        for position in self.accepted_per_pos.iter().take(kept) {
-            Self::add(position, 1);
-        }
+        let drafted = self.drafted_per_pos.iter().take(drafted);
+        let accepted = self.accepted_per_pos.iter().take(kept);
+        drafted.chain(accepted).for_each(|position| Self::add(position, 1));
     }
 }

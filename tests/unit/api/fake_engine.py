@@ -98,6 +98,7 @@ class FakeCounters(Struct, frozen=True, kw_only=True):
     num_drafts: int = 115
     num_draft_tokens: int = 116
     num_accepted_tokens: int = 117
+    drafted_per_pos: tuple[int, ...] = (128, 129)
     accepted_per_pos: tuple[int, ...] = (118, 119)
     drafters: tuple[tuple[str, int, int], ...] = (("suffix", 122, 123), ("prediction", 124, 125))
 

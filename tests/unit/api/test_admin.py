@@ -88,6 +88,8 @@ def test_every_counter_is_exported_under_its_own_name(client: TestClient[Any]) -
     per_pos = "mlxspec:spec_decode_num_accepted_tokens_per_pos_total"
     assert seen[per_pos + "{'position': '0'}"] == 118
     assert seen[per_pos + "{'position': '1'}"] == 119
+    per_pos = "mlxspec:spec_decode_num_draft_tokens_per_pos_total"
+    assert seen[per_pos + "{'position': '1'}"] == 129
     drafter = "mlxspec:spec_decode_drafter_tokens"
     assert seen[drafter + "_proposed_total{'drafter': 'suffix'}"] == 122
     assert seen[drafter + "_accepted_total{'drafter': 'prediction'}"] == 125
