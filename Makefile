@@ -13,7 +13,7 @@ SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
 
-.PHONY: help run test check format lint-python lint-rust test-rust test-python histories chaos tsan audit bench setup blas clean
+.PHONY: help run test check format lint-python lint-rust test-rust test-python histories chaos soak mutants tsan audit bench setup blas clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -60,6 +60,11 @@ test-rust: ## Unit, property and model-checking tests of the scheduler
 	cargo test
 	RUSTFLAGS="$(LOOM_FLAGS)" LOOM_MAX_PREEMPTIONS=3 cargo test --package mlxspec-scheduler --test loom --target-dir target/loom
 
+mutants: setup ## Break one thing at a time and see which tests notice: takes hours (docs/mutants.md)
+	command -v cargo-mutants >/dev/null || { echo "first: cargo install --locked cargo-mutants"; exit 1; }
+	cargo mutants --baseline skip --timeout 120
+	$(BIN)/python tests/mutants.py
+
 tsan: ## Tests of the scheduler's threads under ThreadSanitizer; needs nightly Rust with rust-src
 	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target $(shell rustc -vV | sed -n 's/host: //p') \
 	  --target-dir target/tsan --test inbox --test engine
@@ -72,7 +77,11 @@ histories: ## A million operations on the scheduler, its books checked after eac
 	cargo test --test scheduler -- --ignored
 
 chaos: setup ## Fault tests at full size: takes hours
-	$(BIN)/pytest tests/faults tests/scheduler/test_residency.py --full --timeout 14400
+	$(BIN)/pytest tests/faults tests/scheduler/test_step_faults.py tests/scheduler/test_residency.py \
+	  --ignore tests/faults/test_soak.py --full --timeout 14400
+
+soak: setup ## Half an hour of mixed traffic: memory, files and threads stay flat
+	$(BIN)/pytest --capture no tests/faults/test_soak.py --full --timeout 3600
 
 audit: setup ## Known vulnerabilities, licences and sources of all dependencies; needs the network
 	command -v cargo-deny >/dev/null || { echo "first: cargo install --locked cargo-deny"; exit 1; }

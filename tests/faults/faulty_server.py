@@ -33,6 +33,8 @@ class FaultyEngine(FakeEngine):
                 self.is_stuck = True
             case "end the engine":
                 self.is_alive = False
+            case "linger":
+                self.scripts.append(SCRIPT * 10)
             case "flood":
                 return await FakeEngine(["x" * 65536] * 1000).submit(request)
             case str() as jump if jump.startswith("jump "):
