@@ -34,6 +34,7 @@ Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://(\*|[A-Za-z0-9._
 
 Seconds = Annotated[float, Meta(ge=0)]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Acceptance = Literal["shared-noise", "rejection"]
 Tree = dict[str, Any]
 """A configuration before it is checked: sections of keys, as a TOML file gives it."""
 
@@ -146,7 +147,7 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
     shared_suffix_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
     suffix_dir: str | None = None
-    acceptance: Literal["shared-noise", "rejection"] = "shared-noise"
+    acceptance: Acceptance = "shared-noise"
     keep_costs: bool = True
     synthetic_acceptance: Annotated[float, Meta(ge=0, le=1)] | None = None
 

@@ -275,9 +275,9 @@ class Engine:
 
     def speculation(self) -> list[SpeculationReport]:
         """What speculation did, model by model."""
-        synthetic = self._config.speculation.synthetic_acceptance
+        how = self._config.speculation
         return [
-            SpeculationReport.of(model.id, synthetic, self._scheduler.speculation(index))
+            SpeculationReport.of(model.id, how, self._scheduler.speculation(index))
             for index, model in enumerate(self._catalog.models)
         ]
 

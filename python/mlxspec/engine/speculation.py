@@ -4,6 +4,8 @@ from typing import Any, Self
 
 from msgspec import Struct
 
+from mlxspec.config import Acceptance, SpeculationConfig
+
 
 class DrafterReport(Struct, frozen=True, kw_only=True):
     """Draft tokens of one drafter, or at one place of the draft."""
@@ -53,12 +55,15 @@ class StepCost(Struct, frozen=True, kw_only=True):
 class SpeculationReport(Struct, frozen=True, kw_only=True):
     """Speculation of one model since it was loaded.
 
+    `acceptance` is the rule that a draft model's drafts are judged by; all others are judged by
+    shared noise.
     `draft_lengths` counts decoding rows by the number of drafts they were given.
     `plain_steps` and `drafting_steps` are those that the controller chose, so their times do not
     compare like with like: `mlxspec bench --ab` does.
     """
 
     model: str
+    acceptance: Acceptance
     synthetic_acceptance: float | None
     drafters: dict[str, DrafterReport]
     by_position: list[DrafterReport]
@@ -69,7 +74,7 @@ class SpeculationReport(Struct, frozen=True, kw_only=True):
     rectangle_cost_ms: float | None
 
     @classmethod
-    def of(cls, model: str, synthetic: float | None, told: dict[str, Any]) -> Self:
+    def of(cls, model: str, how: SpeculationConfig, told: dict[str, Any]) -> Self:
         """From what the scheduler tells: see `_scheduler.Scheduler.speculation`."""
         positions = [DrafterReport.of(*counts) for counts in told["positions"]]
         while positions and not positions[-1].proposed_tokens:
@@ -77,7 +82,8 @@ class SpeculationReport(Struct, frozen=True, kw_only=True):
         costs = told["step_cost"]
         return cls(
             model=model,
-            synthetic_acceptance=synthetic,
+            acceptance=how.acceptance,
+            synthetic_acceptance=how.synthetic_acceptance,
             drafters={name: DrafterReport.of(*counts) for name, *counts in told["drafters"]},
             by_position=positions,
             draft_lengths={length: rows for length, rows in enumerate(told["lens"]) if rows},

@@ -5,6 +5,7 @@ from typing import Any
 from fake_engine import FakeEngine
 from litestar.testing import TestClient
 
+from mlxspec.config import SpeculationConfig
 from mlxspec.engine.speculation import SpeculationReport
 
 TOLD = {
@@ -36,9 +37,10 @@ def report(client: TestClient[Any]) -> list[dict[str, Any]]:
 
 
 def test_what_was_counted_and_timed_is_told(client: TestClient[Any], engine: FakeEngine) -> None:
-    engine.reports = [SpeculationReport.of("demo", None, TOLD)]
+    engine.reports = [SpeculationReport.of("demo", SpeculationConfig(), TOLD)]
     [told] = report(client)
     assert told["model"] == "demo"
+    assert told["acceptance"] == "shared-noise"
     assert told["synthetic_acceptance"] is None
     assert told["drafters"]["suffix"] == {
         "proposed_tokens": 40,
@@ -59,8 +61,10 @@ def test_what_was_counted_and_timed_is_told(client: TestClient[Any], engine: Fak
 
 
 def test_what_was_not_measured_is_null(client: TestClient[Any], engine: FakeEngine) -> None:
-    engine.reports = [SpeculationReport.of("demo", 0.7, NOTHING)]
+    how = SpeculationConfig(synthetic_acceptance=0.7, acceptance="rejection")
+    engine.reports = [SpeculationReport.of("demo", how, NOTHING)]
     [told] = report(client)
+    assert told["acceptance"] == "rejection"
     assert told["synthetic_acceptance"] == 0.7
     assert told["drafters"]["suffix"]["acceptance_rate"] is None
     assert told["by_position"] == []
