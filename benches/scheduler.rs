@@ -71,7 +71,7 @@ impl Text {
         StepOutcome {
             accepted: plan.samplers.iter().map(|it| it.num_drafts).collect(),
             tokens: plan.sampled.iter().map(next).collect(),
-            logprobs: Vec::new(),
+            ..StepOutcome::default()
         }
     }
 }

@@ -203,3 +203,22 @@ fn a_packed_step_has_a_word_for_everything_in_it() {
     let first_token = 8 + 6 * (ops + rects);
     assert_eq!(words[first_token..first_token + tokens], plan.tokens);
 }
+
+#[test]
+fn what_a_grammar_forces_is_drafted_before_what_text_says_and_text_goes_on_where_it_agrees() {
+    for (forced, drafts) in [([5, 1], [5, 1, 2]), ([5, 9], [5, 9, 0]), ([7, 8], [7, 8, 0])] {
+        let mut bench = Bench::new(sim::shape(600, 100, false));
+        bench.submit_with(periodic(), Sampling { constraint: 1, ..Sampling::default() });
+        let plan = bench.plan();
+        let mut words = vec![0, 4, 2];
+        words.extend(forced);
+        let outcome = StepOutcome::unpack(&plan, &words);
+        assert!(outcome.fits(&plan));
+        assert!(!StepOutcome::unpack(&plan, &words[..2]).fits(&plan), "no word of the grammar");
+        bench.scheduler.commit(&plan, &outcome, 1.0, &mut Vec::new());
+        let drafted: Vec<u32> = bench.plan().rows[0].drafts.iter().map(|it| it.token).collect();
+        let expected: Vec<u32> = drafts.into_iter().filter(|&token| token > 0).collect();
+        assert!(drafted.starts_with(&expected), "{forced:?} brought {drafted:?}");
+        assert!(drafted.len() == expected.len() || forced == [5, 1], "{drafted:?}");
+    }
+}

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from costs import say_cheap, say_free
+from grammars import END, VOCAB, byte_tokenizer
 from layouts import EXACT, PADDED
 
+from mlxspec.engine.grammar import GrammarCompiler
 from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from tiny_models import save_model_with_tokenizer
 
@@ -34,3 +36,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("models")
     kinds = ["llama", "qwen3", "llama", "qwen3"]
     return [save_model_with_tokenizer(root / f"m{at}", kind, at) for at, kind in enumerate(kinds)]
+
+
+@pytest.fixture(scope="session")
+def compiler() -> GrammarCompiler:
+    """Of grammars over `byte_folder`'s vocabulary."""
+    return GrammarCompiler(byte_tokenizer(), VOCAB, [END])

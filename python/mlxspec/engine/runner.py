@@ -289,7 +289,9 @@ class Runner:
             return np.zeros(0, np.uint32)
         rate = self._config.speculation.synthetic_acceptance
         told = np.asarray(answer)
-        return told if rate is None else force_acceptance(told, plan, rate)
+        if rate is not None:
+            told = force_acceptance(told, plan, rate)
+        return np.concatenate([told, target.constraints.forced(plan)])
 
     def _rows_of(self, model: int) -> Target:
         """A model with a `kv_key`: its KV lies in rows."""

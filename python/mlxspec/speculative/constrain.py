@@ -26,6 +26,8 @@ Bits = np.ndarray[Any, np.dtype[np.int32]]
 
 
 MAX_KEY = 2**32 - 1
+MAX_FORCED = 64
+"""Most forced tokens told of at once; drafts are hardly longer."""
 
 
 class Constraint:
@@ -49,6 +51,11 @@ class Constraint:
         """Why the grammar was given up, for one that takes too much work; empty if it was not."""
         lines = self.matcher.get_error().strip().splitlines()
         return lines[0] if lines else ""
+
+    def forced(self) -> list[int]:
+        """Tokens of the text that the grammar leaves no choice of, as its tokenizer cuts it."""
+        tokens: list[int] = self.matcher.compute_ff_tokens()
+        return tokens[:MAX_FORCED]
 
     def advance(self, tokens: list[int]) -> None:
         """Take in what was generated."""
@@ -139,6 +146,15 @@ class Constraints:
             first = num_rows + int(plan.samplers.first[row])
             tokens = answer[first : first + int(answer[row]) + 1].tolist()
             self._by_key[int(plan.samplers.constraint[row])].advance(tokens)
+
+    def forced(self, plan: StepPlan) -> Ints:
+        """What each grammar forces next, behind what its row has kept: a count and so many tokens
+        for each of the plan's rows with a grammar, in their order."""
+        words: list[int] = []
+        for key in plan.samplers.constraint[plan.samplers.constraint > 0].tolist():
+            tokens = self._by_key[key].forced()
+            words += [len(tokens), *tokens]
+        return np.array(words, np.uint32)
 
 
 def _drafts(plan: StepPlan, row: int) -> list[int]:

@@ -220,6 +220,37 @@ pub struct StepOutcome {
     pub tokens: Vec<u32>,
     /// Per sampled position of the samplers that ask: see [`Sampler::logprob_words`].
     pub logprobs: Vec<u32>,
+    /// Per sampler with a grammar: the tokens that this forces next, behind those kept.
+    pub forced: Vec<Vec<u32>>,
+}
+
+impl StepOutcome {
+    /// Read a runner's answer: all of the above, forced tokens with their number before them. What does
+    /// not fit the plan is left out, and missed by whoever checks.
+    pub fn unpack(plan: &StepPlan, words: &[u32]) -> Self {
+        let (accepted, words) = words.split_at(plan.samplers.len().min(words.len()));
+        let (tokens, words) = words.split_at(plan.sampled.len().min(words.len()));
+        let num_logprobs: usize = plan.samplers.iter().map(Sampler::all_logprob_words).sum();
+        let (logprobs, mut words) = words.split_at(num_logprobs.min(words.len()));
+        let mut forced = Vec::new();
+        while let Some((&count, rest)) = words.split_first() {
+            let (tokens, rest) = rest.split_at((count as usize).min(rest.len()));
+            forced.push(tokens.to_vec());
+            words = rest;
+        }
+        let [accepted, tokens, logprobs] = [accepted, tokens, logprobs].map(<[u32]>::to_vec);
+        Self { accepted, tokens, logprobs, forced }
+    }
+
+    /// Whether it has what the plan asks for.
+    pub fn fits(&self, plan: &StepPlan) -> bool {
+        let samplers = &plan.samplers;
+        self.accepted.len() == samplers.len()
+            && self.tokens.len() == plan.sampled.len()
+            && self.logprobs.len() == samplers.iter().map(Sampler::all_logprob_words).sum::<usize>()
+            && self.forced.len() == samplers.iter().filter(|it| it.constraint > 0).count()
+            && samplers.iter().zip(&self.accepted).all(|(it, &kept)| kept <= it.num_drafts)
+    }
 }
 
 impl StepPlan {

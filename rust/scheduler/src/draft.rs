@@ -9,13 +9,16 @@ pub enum Drafter {
     Prediction,
     /// What followed it in the answers to other requests of the same salt.
     Shared,
+    /// What the request's grammar leaves no choice of.
+    Grammar,
     /// What a draft model writes, in the step that verifies it.
     Model,
 }
 
 impl Drafter {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 4] = [Self::Suffix, Self::Prediction, Self::Shared, Self::Model];
+    pub const ALL: [Self; 5] =
+        [Self::Suffix, Self::Prediction, Self::Shared, Self::Grammar, Self::Model];
 
     /// Position in tables of one entry per drafter.
     pub fn index(self) -> usize {
@@ -28,6 +31,7 @@ impl Drafter {
             Self::Suffix => "suffix",
             Self::Prediction => "prediction",
             Self::Shared => "shared_suffix",
+            Self::Grammar => "grammar",
             Self::Model => "draft_model",
         }
     }

@@ -279,6 +279,7 @@ impl Drafting {
                 best = drafts;
             }
         }
+        let mut best = forced_first(request, max, best);
         if let Some(end) = best.iter().position(|it| request.stop_tokens.contains(&it.token)) {
             best.truncate(end);
         }
@@ -297,13 +298,32 @@ impl Drafting {
             }
             Drafter::Prediction => request.prediction.as_ref(),
             Drafter::Shared => self.shared.as_ref(),
-            Drafter::Model => None,
+            Drafter::Model | Drafter::Grammar => None,
         };
         if let Some(corpus) = corpus {
             corpus.draft(&request.salt, &request.tokens, max, MIN_PATH_PROB, &mut drafts);
         }
         drafts
     }
+}
+
+/// What the request's grammar forces, and behind it what text says, if that says the same so far.
+fn forced_first(request: &Request, max: usize, text: Vec<Draft>) -> Vec<Draft> {
+    if request.forced.is_empty() || !request.speculates() {
+        return text;
+    }
+    let forced = request.forced.iter().take(max).map(|&token| Draft {
+        drafter: Drafter::Grammar,
+        token,
+        prob: 1.0,
+        match_len: SURE_CONTEXT,
+    });
+    let mut drafts: Vec<Draft> = forced.collect();
+    let agrees = drafts.iter().zip(&text).all(|(one, other)| one.token == other.token);
+    if agrees {
+        drafts.extend(text.into_iter().skip(drafts.len()));
+    }
+    drafts
 }
 
 fn context_len(drafts: &[Draft]) -> u32 {

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
-use crate::action::{Action, LoadEnd, Sampler, StepOutcome, StepPlan};
+use crate::action::{Action, LoadEnd, StepOutcome, StepPlan};
 use crate::archive::Archive;
 use crate::board::Board;
 use crate::config::{KeepAlive, ModelShape, SchedulerConfig};
@@ -527,12 +527,11 @@ fn fill_from(archive: &mut Archive, model: Option<&mut Model>) {
 
 /// A runner's outcome fits its plan; anything else is the runner's fault and fails the step.
 fn checked(plan: &StepPlan, outcome: StepOutcome) -> Result<StepOutcome, String> {
-    let fits = outcome.accepted.len() == plan.samplers.len()
-        && outcome.tokens.len() == plan.sampled.len()
-        && outcome.logprobs.len()
-            == plan.samplers.iter().map(Sampler::all_logprob_words).sum::<usize>()
-        && plan.samplers.iter().zip(&outcome.accepted).all(|(it, &kept)| kept <= it.num_drafts);
-    if fits { Ok(outcome) } else { Err("the runner's outcome does not fit its plan".to_owned()) }
+    if outcome.fits(plan) {
+        Ok(outcome)
+    } else {
+        Err("the runner's outcome does not fit its plan".to_owned())
+    }
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -393,6 +393,7 @@ impl Model {
     ) {
         let mut samplers = plan.samplers.iter().zip(&outcome.accepted);
         let mut logprobs = outcome.logprobs.as_slice();
+        let mut forced = outcome.forced.iter();
         let mut ended: Vec<(usize, Output, Finish)> = Vec::new();
         for planned in &plan.rows {
             let request = &mut self.running[planned.index];
@@ -415,6 +416,9 @@ impl Model {
             }
             self.drafting.settle(request, planned, kept as usize);
             let (taken, finish) = request.append(generated);
+            if sampler.constraint > 0 {
+                request.forced = forced.next().cloned().unwrap_or_default();
+            }
             let own;
             (own, logprobs) = logprobs.split_at(sampler.all_logprob_words());
             let output = Output::new(&generated[..taken], own, sampler.logprob_words());

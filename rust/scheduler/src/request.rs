@@ -131,6 +131,8 @@ pub struct Request {
     pub(crate) suffix: Option<SuffixIndex>,
     /// What follows it in the answer that the client predicted; absent without one.
     pub(crate) prediction: Option<Corpus>,
+    /// What its grammar forces behind `tokens`, if it has one.
+    pub(crate) forced: Vec<u32>,
     pub(crate) posterior: Posterior,
     /// What the draft model has shown in it.
     pub(crate) place_rates: PlaceRates,
@@ -182,6 +184,7 @@ impl Request {
             priority: submission.priority,
             suffix,
             prediction,
+            forced: Vec::new(),
             posterior: Posterior::default(),
             place_rates: PlaceRates::default(),
             row: None,

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::call::PyCallArgs;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -43,17 +42,10 @@ impl Runner for PyRunner {
     fn step(&mut self, plan: &StepPlan) -> Result<StepOutcome, String> {
         let words = plan.pack();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let (num_rows, num_sampled) = (plan.samplers.len(), plan.sampled.len());
         Python::attach(|py| {
             let packed = PyBytes::new(py, &bytes);
             let answer = self.runner.bind(py).call_method1("step", (packed,))?;
-            let mut accepted = PyBuffer::<u32>::get(&answer)?.to_vec(py)?;
-            if accepted.len() < num_rows {
-                return Err(PyValueError::new_err("the runner's answer is too short"));
-            }
-            let mut tokens = accepted.split_off(num_rows);
-            let logprobs = tokens.split_off(num_sampled.min(tokens.len()));
-            Ok(StepOutcome { accepted, tokens, logprobs })
+            Ok(StepOutcome::unpack(plan, &PyBuffer::<u32>::get(&answer)?.to_vec(py)?))
         })
         .map_err(|error: PyErr| error.to_string())
     }
