@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= demo
 LOOM_FLAGS := --cfg loom
-# Test files side by side; each stays whole, with the servers it starts.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# By number, not by name as other ways to share tests out: those of the OpenAPI document have one name.
+SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
 
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
