@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import pytest
+from grammars import END, VOCAB, byte_tokenizer
 from layouts import BUCKET_BYTES, EXACT, PADDED
-from test_grammar import END, VOCAB, byte_tokenizer
 from token_engine import Answer, TokenEngine, token_engine
 
 from conftest import TINY_CONFIG, save_tiny_model
