@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
+from mlxspec._scheduler import BLOCK_TOKENS
 from mlxspec.model.kv_form import LayerShape, Stored, zeros
 
 ALL_LAYERS = slice(None)
@@ -90,9 +91,13 @@ class KVStore:
         return sum(layer.bytes_per_token for layer in self.layers)
 
     def create(self, slab: int, slots: int, capacity: int) -> None:
-        """Allocate a slab; its id must be new."""
+        """Allocate a slab; its id must be new. A row has whole blocks, as the scheduler counts.
+
+        Kernels may therefore read a block at once: behind a row's capacity there are zeros.
+        """
         assert slab not in self.slabs
-        self.slabs[slab] = Slab.zeros(self.layers, slots, capacity)
+        whole = -(-capacity // BLOCK_TOKENS) * BLOCK_TOKENS
+        self.slabs[slab] = Slab.zeros(self.layers, slots, whole)
 
     def drop(self, slab: int) -> None:
         """Free a slab; one that could not be made, or was dropped already, is no error."""

@@ -30,9 +30,6 @@ SPLIT: Final = 512
 TOLERANCE: Final = 1e-2
 """Relative error, as a root of mean squares, that rounding to 16 bits explains."""
 
-TILE: Final = 16
-"""Positions that a warp reads at once: rows end at a multiple of it, or it would read past them."""
-
 _THREADS: Final = 128
 _HEAD_DIMS: Final = (64, 128)
 _DTYPES: Final = (mx.bfloat16, mx.float16)
@@ -82,8 +79,9 @@ def attend(
     """Attention of a rectangle's tokens, (num_tokens, heads, 1, dim), over their own rows.
 
     queries: (num_tokens, heads, 1, dim), row by row. keys, values: all of a slab's,
-    (slots, kv_heads, capacity, dim), the capacity a multiple of `TILE`. positions: (num_tokens,)
-    int32; a token sees its row up to there, its own position included.
+    (slots, kv_heads, capacity, dim), the capacity in whole blocks, as 16 positions are read at
+    once. positions: (num_tokens,) int32; a token sees its row up to there, its own position
+    included.
     """
     num_tokens, heads, _, dim = queries.shape
     part, join = _kernels(dim, queries.dtype == mx.float16)
@@ -116,7 +114,6 @@ def suits(queries: mx.array, keys: mx.array, values: mx.array, width: int) -> bo
         and values.shape[-1] == dim
         and queries.dtype in _DTYPES
         and keys.dtype == queries.dtype
-        and keys.shape[2] % TILE == 0
         and passes(queries.shape[1], keys.shape[1], dim, queries.dtype)
     )
 

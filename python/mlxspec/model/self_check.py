@@ -14,7 +14,6 @@ from mlxspec.model.attention import StepAttention
 from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore, Rect
 from mlxspec.model.kv_form import LayerShape
-from mlxspec.model.row_attention import TILE
 from mlxspec.model.state import StateStore
 
 PROMPT = 8
@@ -99,7 +98,7 @@ def _in_rows(
     network: Network, layers: Sequence[LayerShape], tokens: mx.array, chunks: list[int]
 ) -> mx.array:
     store = KVStore(layers)
-    store.create(0, 1, -(-sum(chunks) // TILE) * TILE)
+    store.create(0, 1, sum(chunks))
     logits, start = [], 0
     for width in chunks:
         end = start + width

@@ -28,6 +28,12 @@ def test_a_rectangle_lands_at_its_positions_and_nowhere_else(slot: int, rows: in
     assert (written == expected).all()
 
 
+def test_a_row_ends_where_its_last_block_does() -> None:
+    store = KVStore([SHAPE])
+    store.create(0, 2, 11)
+    assert [array.shape[2] for array in store.slabs[0].arrays()] == [16, 16]
+
+
 def test_copying_a_row_keeps_its_first_tokens() -> None:
     store = KVStore([SHAPE])
     store.create(0, 2, 16)
