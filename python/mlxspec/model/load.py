@@ -80,9 +80,7 @@ def kv_layers(opened: OpenedModel) -> list[LayerShape]:
     caches = make_prompt_cache(opened.model)
     opened.model(mx.zeros((1, 1), mx.uint32), cache=caches)  # described, never computed
     try:
-        for cache in caches:
-            _window(cache)
-        return [_layer_shape(cache) for cache in caches]
+        return _rows(caches)[1]
     except UnaddressableError:
         return []
 
@@ -102,8 +100,7 @@ def adopt(model: Module, context_length: int, progress: Progress = silent) -> Lo
     route_swiglu(model)
     select_before_head(model)
     try:
-        windows = [_window(cache) for cache in caches]
-        layers = [_layer_shape(cache) for cache in caches]
+        windows, layers = _rows(caches)
         check_rows(model, layers, windows, vocab)
     except UnaddressableError as error:
         log.warning("model is decoded plainly, without speculation", reason=str(error))
@@ -130,6 +127,14 @@ def _read(model: Module, progress: Progress) -> None:
             read += num_bytes
             portion, num_bytes = [], 0
     progress("weights", read, total)
+
+
+def _rows(caches: list[Any]) -> tuple[list[int | None], list[LayerShape]]:
+    """Sliding windows and KV shapes of the layers whose caches hold a token.
+
+    Raises UnaddressableError for a cache whose content cannot lie in rows.
+    """
+    return [_window(cache) for cache in caches], [_layer_shape(cache) for cache in caches]
 
 
 def _window(cache: Any) -> int | None:
