@@ -99,8 +99,6 @@ class _ModelPolicy(Protocol):
 
 class _Memory(Protocol):
     @property
-    def budget(self) -> int: ...
-    @property
     def when_full(self) -> Literal["evict", "wait", "fail"]: ...
     @property
     def wait_seconds(self) -> float: ...
@@ -145,6 +143,7 @@ class Scheduler:
         *,
         models: Sequence[_ModelPolicy],
         drafters: Sequence[int],
+        memory_bytes: int,
         memory: _Memory,
         max_waiting: int,
         max_running: int,

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from mlxspec._scheduler import Scheduler
 from mlxspec.config import Config, KVConfig, SpeculationConfig
-from mlxspec.engine.memory import Memory, plan_memory
+from mlxspec.engine.memory import plan_memory
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import TokenSampling
 from mlxspec.model.backend import backend_facts
@@ -124,11 +124,11 @@ def token_engine(
         **options,
     }
     plan = plan_memory(config, backend_facts())
-    memory = Memory.of(plan.budget, config.memory)
     scheduler = Scheduler(
         models=plan.models,
         drafters=[drafter.need for drafter in plan.drafters],
-        memory=memory,
+        memory_bytes=plan.budget,
+        memory=config.memory,
         max_running=max_running,
         **arguments,
     )

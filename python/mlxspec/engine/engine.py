@@ -22,7 +22,7 @@ from mlxspec.engine.catalog import Catalog, ServedModel, Status
 from mlxspec.engine.counters import Counters
 from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.generation import LOADING_RETRY_SECONDS, End, Generation
-from mlxspec.engine.memory import Memory, plan_memory
+from mlxspec.engine.memory import plan_memory
 from mlxspec.engine.model_events import ModelEvents
 from mlxspec.engine.request import (
     PLAIN_CHAT,
@@ -75,7 +75,8 @@ class Engine:
         self._scheduler = _scheduler.Scheduler(
             models=self._plan.models,
             drafters=[drafter.need for drafter in self._plan.drafters],
-            memory=Memory.of(self._plan.budget, config.memory),
+            memory_bytes=self._plan.budget,
+            memory=config.memory,
             max_waiting=config.scheduler.max_waiting,
             max_running=config.scheduler.max_running,
             speculation=config.speculation.enabled,
@@ -451,8 +452,8 @@ class Engine:
             self._loop.call_soon_threadsafe(self._note_progress, index, done, total)
 
     def _note_progress(self, index: int, done: int, total: int) -> None:
-        if index >= len(self._catalog.models):
-            return  # a drafter's, which nobody waits for
+        if self._plan.drafter(index) is not None:
+            return  # nobody waits for it
         model = self._catalog.models[index]
         model.progress = done / total if total else None
         if model.state == "loading":

@@ -1,13 +1,11 @@
 """How the memory of the device is shared: a budget for all models, and each model's part of it."""
 
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 from msgspec import Struct
 
-from mlxspec.config import Config, MemoryConfig
+from mlxspec.config import Config
 from mlxspec.errors import ModelImportError
 from mlxspec.model.backend import BackendFacts
 from mlxspec.model.weights import weight_bytes
@@ -55,37 +53,13 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
         return self.drafters[index - len(self.models)] if index >= len(self.models) else None
 
 
-class Memory(Struct, frozen=True, kw_only=True):
-    """How models share memory, as the scheduler takes it."""
-
-    budget: int
-    when_full: Literal["evict", "wait", "fail"]
-    wait_seconds: float
-    patience_seconds: float
-    min_resident_seconds: float
-    soft_watermark: float
-    hard_watermark: float
-
-    @classmethod
-    def of(cls, budget: int, config: MemoryConfig) -> "Memory":
-        """The configured policy with the planned budget."""
-        return cls(
-            budget=budget,
-            when_full=config.when_full,
-            wait_seconds=config.wait_seconds,
-            patience_seconds=config.patience_seconds,
-            min_resident_seconds=config.min_resident_seconds,
-            soft_watermark=config.soft_watermark,
-            hard_watermark=config.hard_watermark,
-        )
-
-
 def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
     """Share the memory of the device; reads the headers of all models' files."""
     budget = config.memory.budget_bytes or int(device.free_memory_bytes * SHARE_OF_FREE)
     cpu = device.kind == "cpu"
     weights = [_weights(Path(model.source), as_float32=cpu) for model in config.models]
-    folders = list(dict.fromkeys(filter(None, map(partial(draft_folder, config), config.models))))
+    wanted = [draft_folder(config, model) for model in config.models]
+    folders = list(dict.fromkeys(folder for folder in wanted if folder is not None))
     named = {Path(drafter.source): name for name, drafter in config.drafters.items()}
     drafters = [
         DrafterPart(name=named.get(it, it.name), folder=it, need=_weights(it, as_float32=cpu))
@@ -96,10 +70,9 @@ def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
     share = kv_bytes // max(1, len(weights))
     models: list[ModelPolicy] = []
     room = budget
-    for model, size in zip(config.models, weights, strict=True):
+    for model, size, folder in zip(config.models, weights, wanted, strict=True):
         preload = model.preload and size + share <= room
         room -= (size + share) * preload
-        folder = draft_folder(config, model)
         models.append(
             ModelPolicy(
                 need=size + share,

@@ -82,7 +82,6 @@ struct PyModelPolicy {
 /// How models share memory: any object with these attributes.
 #[derive(FromPyObject)]
 struct PyMemory {
-    budget: u64,
     when_full: String,
     wait_seconds: f64,
     patience_seconds: f64,
@@ -92,7 +91,7 @@ struct PyMemory {
 }
 
 impl PyMemory {
-    fn config(&self) -> PyResult<MemoryConfig> {
+    fn config(&self, budget: u64) -> PyResult<MemoryConfig> {
         let when_full = match self.when_full.as_str() {
             "evict" => WhenFull::Evict,
             "wait" => WhenFull::Wait,
@@ -100,7 +99,7 @@ impl PyMemory {
             other => return Err(PyValueError::new_err(format!("when_full is {other:?}"))),
         };
         Ok(MemoryConfig {
-            budget: self.budget,
+            budget,
             when_full,
             wait_ns: nanoseconds(self.wait_seconds),
             patience_ns: nanoseconds(self.patience_seconds),
@@ -128,12 +127,13 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, models, drafters, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
+    #[pyo3(signature = (*, models, drafters, memory_bytes, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
     fn new(
         models: Vec<PyModelPolicy>,
         drafters: Vec<u64>,
+        memory_bytes: u64,
         memory: PyMemory,
         max_waiting: usize,
         max_running: usize,
@@ -165,7 +165,8 @@ impl Scheduler {
             preload: it.preload,
             drafter: it.drafter.map(|at| ModelId((models.len() + at) as u32)),
         });
-        let residency = Residency::new(memory.config()?, policies).with_drafters(drafters);
+        let residency =
+            Residency::new(memory.config(memory_bytes)?, policies).with_drafters(drafters);
         let engine = Engine::with_residency(config, residency)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         let watermarks = Watermarks { soft: memory.soft_watermark, hard: memory.hard_watermark };
