@@ -55,7 +55,7 @@ fn memory(when_full: WhenFull) -> MemoryConfig {
 }
 
 fn policy(pinned: bool, keep_alive: KeepAlive) -> ModelPolicy {
-    ModelPolicy { need: 1, pinned, keep_alive, preload: false, drafter: None }
+    ModelPolicy { need: 1, pinned, keep_alive, ..ModelPolicy::default() }
 }
 
 impl World {
@@ -434,13 +434,7 @@ fn a_model_that_needs_room_gets_the_drafters_whatever_happens_when_memory_is_ful
 #[test]
 fn ten_thousand_loads_and_evictions_stay_within_the_budget() {
     let config = MemoryConfig { budget: 220, ..memory(WhenFull::Evict) };
-    let policies = [100, 110, 90, 105].map(|need| ModelPolicy {
-        need,
-        pinned: false,
-        keep_alive: KeepAlive::Forever,
-        preload: false,
-        drafter: None,
-    });
+    let policies = [100, 110, 90, 105].map(|need| ModelPolicy { need, ..ModelPolicy::default() });
     let mut residency = Residency::new(config, policies);
     let (mut evictions, mut running, mut now, mut dice) = (0, Vec::new(), 0, 1_u64);
     while evictions < 10_000 {

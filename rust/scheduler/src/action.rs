@@ -230,8 +230,7 @@ impl StepOutcome {
     pub fn unpack(plan: &StepPlan, words: &[u32]) -> Self {
         let (accepted, words) = words.split_at(plan.samplers.len().min(words.len()));
         let (tokens, words) = words.split_at(plan.sampled.len().min(words.len()));
-        let num_logprobs: usize = plan.samplers.iter().map(Sampler::all_logprob_words).sum();
-        let (logprobs, mut words) = words.split_at(num_logprobs.min(words.len()));
+        let (logprobs, mut words) = words.split_at(plan.num_logprobs().min(words.len()));
         let mut forced = Vec::new();
         while let Some((&count, rest)) = words.split_first() {
             let (tokens, rest) = rest.split_at((count as usize).min(rest.len()));
@@ -247,13 +246,18 @@ impl StepOutcome {
         let samplers = &plan.samplers;
         self.accepted.len() == samplers.len()
             && self.tokens.len() == plan.sampled.len()
-            && self.logprobs.len() == samplers.iter().map(Sampler::all_logprob_words).sum::<usize>()
+            && self.logprobs.len() == plan.num_logprobs()
             && self.forced.len() == samplers.iter().filter(|it| it.constraint > 0).count()
             && samplers.iter().zip(&self.accepted).all(|(it, &kept)| kept <= it.num_drafts)
     }
 }
 
 impl StepPlan {
+    /// Words of log-probabilities that its samplers ask for.
+    pub fn num_logprobs(&self) -> usize {
+        self.samplers.iter().map(Sampler::all_logprob_words).sum()
+    }
+
     /// A forward in which nobody samples yet.
     pub(crate) fn of(model: ModelId, laid: Laid) -> Self {
         Self {

@@ -79,7 +79,7 @@ pub enum WhenFull {
 }
 
 /// What the user chose for one model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ModelPolicy {
     /// Bytes it needs, as far as is known before it is loaded.
     pub need: u64,
@@ -94,9 +94,10 @@ pub struct ModelPolicy {
 }
 
 /// How long an idle model stays in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum KeepAlive {
     /// Until its memory is needed.
+    #[default]
     Forever,
     /// So many nanoseconds after its last request.
     For(u64),

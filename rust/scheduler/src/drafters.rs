@@ -4,7 +4,7 @@
 //! in line, and there is room; it leaves when memory is needed, before any target, or when no target
 //! is left that it drafts for. No request waits for it: without it drafts come from text.
 
-use crate::config::{KeepAlive, ModelPolicy};
+use crate::config::ModelPolicy;
 use crate::ids::ModelId;
 use crate::model_state::{ModelState, Phase};
 use crate::residency::{Order, Residency};
@@ -16,13 +16,7 @@ impl Residency {
     /// The same with drafters that need so many bytes each; their ids follow those of the targets.
     #[must_use]
     pub fn with_drafters(mut self, needs: impl IntoIterator<Item = u64>) -> Self {
-        let policy = |need| ModelPolicy {
-            need,
-            pinned: false,
-            keep_alive: KeepAlive::Forever,
-            preload: false,
-            drafter: None,
-        };
+        let policy = |need| ModelPolicy { need, ..ModelPolicy::default() };
         self.models.extend(needs.into_iter().map(|need| ModelState::new(policy(need))));
         self
     }

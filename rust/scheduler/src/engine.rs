@@ -21,7 +21,7 @@ use crate::memory_guard::{MemoryGuard, Relief, Shortage, Watermarks, permille};
 use crate::model::{Event, Model};
 use crate::outbox::Outbox;
 use crate::request::{Finish, Request, Submission};
-use crate::residency::{Order, Phase, Residency};
+use crate::residency::{Order, Residency};
 pub use crate::runner::Runner;
 use crate::scheduler::Scheduler;
 use crate::speculation_stats::SpeculationStats;
@@ -481,8 +481,7 @@ impl Engine {
         Stats::set(&self.stats.prefix_evictions, scheduler.num_prefix_evictions());
         Stats::set(&self.stats.preemptions, scheduler.num_preemptions());
         let residency = scheduler.residency();
-        let there = |phase| matches!(phase, Phase::Resident | Phase::Draining);
-        let resident = residency.targets().iter().filter(|it| there(it.phase)).count();
+        let resident = residency.targets().iter().filter(|it| it.in_memory()).count();
         Stats::set(&self.stats.kv_file_bytes, scheduler.segments().num_bytes());
         Stats::set(&self.stats.model_bytes, residency.held());
         Stats::set(&self.stats.models_resident, resident as u64);

@@ -46,9 +46,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// Room for all models, and all are wanted at once.
     pub fn new(config: SchedulerConfig, num_models: usize) -> Self {
-        let keep_alive = KeepAlive::Forever;
-        let policy =
-            ModelPolicy { need: 0, pinned: false, keep_alive, preload: true, drafter: None };
+        let policy = ModelPolicy { preload: true, ..ModelPolicy::default() };
         let policies = std::iter::repeat_n(policy, num_models);
         Self::with_residency(config, Residency::new(MemoryConfig::unlimited(), policies))
     }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use mlxspec_scheduler::action::{Action, LoadEnd, StepPlan};
 use mlxspec_scheduler::config::{
-    BLOCK_TOKENS, DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, ModelShape,
-    SchedulerConfig,
+    BLOCK_TOKENS, DraftModelShape, MemoryConfig, ModelPolicy, ModelShape, SchedulerConfig,
 };
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
@@ -76,11 +75,9 @@ pub(crate) enum Op {
 
 fn sharing_a_drafter(config: SchedulerConfig, num_models: usize) -> Scheduler {
     let policy = ModelPolicy {
-        need: 0,
-        pinned: false,
-        keep_alive: KeepAlive::Forever,
         preload: true,
         drafter: Some(ModelId(num_models as u32)),
+        ..ModelPolicy::default()
     };
     let policies = std::iter::repeat_n(policy, num_models);
     let residency = Residency::new(MemoryConfig::unlimited(), policies).with_drafters([0]);
