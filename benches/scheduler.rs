@@ -59,6 +59,7 @@ impl Text {
             priority: 0,
             cache_salt: "".into(),
             keep_alive: None,
+            harvest: 0,
         }
     }
 
@@ -86,6 +87,7 @@ fn shape(padded: bool) -> ModelShape {
         view_step: 256,
         padded,
         plain: false,
+        whole: false,
         step_cost: vec![(1, 10.0), (1 << 20, 11.0)],
         rect_cost: 0.0,
         fingerprint: String::new(),

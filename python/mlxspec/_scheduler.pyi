@@ -173,16 +173,19 @@ class Scheduler:
         prediction: list[int],
         cache_salt: str,
         keep_alive: float | None,
+        harvest: int = 0,
     ) -> int:
         """Queue a request and return its id. It ends in exactly one event with an end.
 
-        `max_tokens` None means: as many as the context and the KV memory allow. `max_draft` is the
+        `max_tokens` None means: as many as the context and the KV memory allow; 0: the prompt is
+        only read. `max_draft` is the
         most tokens drafted at once; None leaves it to the scheduler. One level of `priority` is
         worth 10 s of waiting; the lower, the sooner. `prediction` is the
         answer as the client expects it, or empty: it is drafted from, and changes no token. So are
         answers to earlier requests of the same `cache_salt`. Cached KV is shared with these alone.
         `keep_alive`: seconds that the model stays when idle, from now on; negative is for ever,
-        None as before.
+        None as before. `harvest` names what the runner gathers of the prompt's tokens, all of which
+        are then computed, cached or not; 0 nothing.
 
         Raises QueueFullError, ClosedError, MemoryShortError, PromptTooLongError,
         PredictionTooLongError, RequestTooLargeError or ValueError; nothing is kept of a refused

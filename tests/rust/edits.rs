@@ -27,6 +27,7 @@ fn request(prompt: &[u32], output: &[u32], sampling: Sampling) -> Request {
         priority: 0,
         cache_salt: "".into(),
         keep_alive: None,
+        harvest: 0,
     };
     let mut request = Request::new(RequestId(0), submission, 1000, 0);
     request.append(output);

@@ -84,6 +84,7 @@ fn request(number: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
         priority: 0,
         cache_salt: "".into(),
         keep_alive: None,
+        harvest: 0,
     };
     Request::new(RequestId(number), submission, 500, 0)
 }
@@ -114,6 +115,17 @@ fn prompts_are_computed_in_order_as_far_as_the_step_goes() {
     let shape = sim::shape(600, 100, false);
     assert_eq!(planned(&shape), [(0, 50, true), (1, 14, false)]);
     assert_eq!(planned(&ModelShape { step_tokens: 0, ..shape }), [(0, 1, false)]);
+}
+
+#[test]
+fn prompts_that_cannot_be_cut_are_computed_whole_or_wait() {
+    let lens = [50, 30, 10, 4];
+    let requests: Vec<Request> =
+        lens.map(|len| request(0, novel(1, len), Sampling::default())).into();
+    let shape = ModelShape { whole: true, ..sim::shape(64, 100, false) };
+    let planned = form_batch(&requests, &shape, shape.step_tokens);
+    let planned: Vec<_> = planned.iter().map(|it| (it.index, it.num_new)).collect();
+    assert_eq!(planned, [(0, 50), (2, 10), (3, 4)]);
 }
 
 #[test]

@@ -190,3 +190,18 @@ fn a_draft_model_reads_only_what_is_new_either() {
         assert!(world.runners[0].draft_model.written > 0);
     }
 }
+
+#[test]
+fn what_is_gathered_of_a_prompt_is_computed_again_and_cached_only_with_an_answer() {
+    let mut world = world(shape(2000, 400, false));
+    turn(&mut world, &[], Wish::plain(100, 20));
+    let beginning = tokens(&world, 0)[..100].to_vec();
+    for max_tokens in [0, 20] {
+        let gathered = Wish { harvest: true, ..Wish::plain(20, max_tokens) };
+        assert_eq!(turn(&mut world, &beginning, gathered), 0);
+    }
+    let (read, answered) = (tokens(&world, 1), tokens(&world, 2));
+    assert_eq!(read.len(), 120, "no token was drawn");
+    assert_eq!(turn(&mut world, &read, Wish::plain(20, 20)), 100);
+    assert_eq!(turn(&mut world, &answered, Wish::plain(20, 20)), 139);
+}

@@ -68,7 +68,7 @@ fn any_config() -> impl Strategy<Value = SchedulerConfig> {
 fn any_wish() -> impl Strategy<Value = Wish> {
     let edge = |at: usize| (at - 12)..(at + 12);
     let num_prompt = prop_oneof![3 => 1_usize..40, 2 => edge(192), 2 => edge(256), 1 => edge(512)];
-    let max_tokens = prop_oneof![4 => 1_u32..40, 1 => 40_u32..200];
+    let max_tokens = prop_oneof![1 => Just(0), 4 => 1_u32..40, 1 => 40_u32..200];
     let temperature = prop_oneof![Just(0.0_f32), Just(0.8)];
     let stop = prop::option::weighted(0.2, Just(5));
     let speculate = prop::bool::weighted(0.8);
@@ -76,7 +76,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
     let salt = prop_oneof![7 => Just(0_u8), 1 => Just(1)];
     let max_draft = prop_oneof![3 => Just(u32::MAX), 1 => 1_u32..6];
     let priority = prop_oneof![3 => Just(0), 1 => -3..=3];
-    let drafts = (speculate, predicted, max_draft);
+    let drafts = (speculate, predicted, max_draft, prop::bool::weighted(0.2));
     (num_prompt, max_tokens, temperature, stop, drafts, salt, priority).prop_map(
         |(num_prompt, max_tokens, temperature, stop, drafts, salt, priority)| Wish {
             num_prompt,
@@ -86,6 +86,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
             speculate: drafts.0,
             predicted: drafts.1,
             max_draft: drafts.2,
+            harvest: drafts.3,
             salt,
             priority,
         },

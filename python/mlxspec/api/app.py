@@ -13,6 +13,7 @@ from mlxspec.api.drain import Drain
 from mlxspec.api.errors import exception_handlers
 from mlxspec.api.exchange import ExchangeMiddleware
 from mlxspec.api.llamacpp.completion import completion_routes
+from mlxspec.api.llamacpp.embedding import embedding_route
 from mlxspec.api.llamacpp.props import props_route
 from mlxspec.api.llamacpp.tokens import tokens_routes
 from mlxspec.api.loop_lag import loop_lag
@@ -21,12 +22,14 @@ from mlxspec.api.openai.answer import Answerer
 from mlxspec.api.openai.batches.service import BatchService
 from mlxspec.api.openai.chat import chat_route
 from mlxspec.api.openai.completions import completions_route
+from mlxspec.api.openai.embeddings import embeddings_route
 from mlxspec.api.openai.models import models_routes
 from mlxspec.api.openai.responses.routes import responses_routes
 from mlxspec.api.openai.responses.store import ResponseStore
 from mlxspec.api.openapi.routes import openapi_routes
 from mlxspec.api.plain.generate import plain_routes
 from mlxspec.api.ports import EngineLike
+from mlxspec.api.rerank import rerank_route
 from mlxspec.api.synthetic import mark_synthetic
 from mlxspec.config import Config
 from mlxspec.metrics import ServerMetrics
@@ -55,6 +58,8 @@ def create_app(
         route_handlers=[
             chat_route(answerer),
             completions_route(answerer),
+            embeddings_route(engine),
+            rerank_route(engine),
             *responses_routes(engine, ResponseStore(config.responses), keepalive_seconds),
             *batches.routes(),
             *messages_routes(engine, keepalive_seconds),
@@ -63,6 +68,7 @@ def create_app(
             *models_admin_routes(engine, keepalive_seconds),
             stats_route(engine),
             *completion_routes(engine, keepalive_seconds),
+            embedding_route(engine),
             props_route(engine, config.scheduler.max_running),
             *tokens_routes(engine),
             *plain_routes(engine),

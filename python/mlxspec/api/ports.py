@@ -8,11 +8,15 @@ from mlxspec.engine.request import (
     ChatOptions,
     Delta,
     DrafterCard,
+    Embedded,
+    EmbeddingRequest,
     GenerationRequest,
     MemoryUse,
     Message,
     ModelCard,
     RequestMetrics,
+    Reranked,
+    RerankRequest,
     Usage,
 )
 from mlxspec.engine.speculation import SpeculationReport
@@ -120,6 +124,15 @@ class EngineLike(Protocol):
 
         Raises what `submit` raises.
         """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """Read texts, each to one vector; raises what `submit` raises, BadRequestError if the model
+        cannot embed."""
+        ...
+
+    async def rerank(self, request: RerankRequest) -> Reranked:
+        """Score documents against a query; raises what `embed` raises."""
         ...
 
     async def tokenize(

@@ -4,13 +4,15 @@ import rich_click as click
 
 
 @click.command("pull")
-@click.argument("model", metavar="demo|HF_ID")
+@click.argument("model", metavar="demo|minilm|HF_ID")
 def command(model: str) -> None:
-    """Download the demo model, or a model of the Hugging Face hub (owner/name)."""
-    from mlxspec.model.store import DEMO
+    """Download the demo model, an embedding model, or one of the Hugging Face hub (owner/name)."""
+    from mlxspec.model.store import DEMO, MINILM
 
     if model == DEMO:
         _pull_demo()
+    elif model == MINILM:
+        _pull_minilm()
     else:
         _pull_from_hub(model)
     click.echo(f"serve it: mlxspec serve {model}")
@@ -31,6 +33,15 @@ def _pull_demo() -> None:
     with shown() as progress:
         folder = pull_demo(dtype, progress)
     click.echo(f"pulled {folder} ({dtype})")
+
+
+def _pull_minilm() -> None:
+    from mlxspec.cli.progress import shown
+    from mlxspec.model.minilm import pull_minilm
+
+    with shown() as progress:
+        folder = pull_minilm(progress)
+    click.echo(f"pulled {folder}")
 
 
 def _pull_from_hub(hub_id: str) -> None:

@@ -220,8 +220,8 @@ def _located(
     from mlxspec.model import store
     from mlxspec.model.vocabulary import check_same_vocabulary
 
-    if model.source == store.DEMO and not store.place(store.DEMO).is_dir():
-        _pull_demo()
+    if model.source in store.PULLED and not store.place(model.source).is_dir():
+        _pull(model.source)
     folder = store.resolve(model.source, download=True)
     draft_model = model.draft_model
     if draft_model is not None:
@@ -237,12 +237,14 @@ def _located(
     )
 
 
-def _pull_demo() -> None:
+def _pull(name: str) -> None:
     """Pull in a process of its own: converting imports mlx, which the server must do first."""
-    click.echo("the demo model is not here yet: pulling it")
-    pulled = subprocess.run([sys.executable, "-m", "mlxspec", "pull", "demo"], check=False)
+    click.echo(f"the model {name} is not here yet: pulling it")
+    pulled = subprocess.run(  # noqa: S603  # our own interpreter, a name of `PULLED`
+        [sys.executable, "-m", "mlxspec", "pull", name], check=False
+    )
     if pulled.returncode != 0:
-        raise UnavailableError("the demo model could not be pulled: see above")
+        raise UnavailableError(f"the model {name} could not be pulled: see above")
 
 
 def _welcome(config: Config) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlxspec.config import Config
-from mlxspec.engine.request import ModelCard, ModelState
+from mlxspec.engine.request import Capability, ModelCard, ModelState
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import ModelNotFoundError
+from mlxspec.model.encoder_folder import ModelKind
 from mlxspec.model.store import StoredModel
 from mlxspec.model_tables import ModelConfig
 
@@ -45,10 +46,32 @@ class ServedModel:
         self.tokenizer: Tokenizer | None = None
         self.stored: StoredModel | None = None
         """What its folder says of it, once read."""
+        self.shows_hidden = False
+        """It was loaded, and its hidden states can be read."""
 
     @property
     def folder(self) -> Path:
         return Path(self.config.source)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What it is made for; its folder has been read."""
+        return self.stored.kind if self.stored else "generative"
+
+    @property
+    def longest_text(self) -> int | None:
+        """Tokens of the longest text it reads, as far as is known before it is loaded."""
+        told = self.stored.context_length if self.stored else None
+        known = [it for it in (told, self.config.context_length) if it is not None]
+        return self.context_length or min(known, default=None)
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What it can be asked for; of a generative model, embeddings once it was loaded."""
+        if self.kind != "generative":
+            return ("embedding",) if self.kind == "encoder" else ("rerank",)
+        own = self.tokenizer.capabilities if self.tokenizer else ("completion",)
+        return (*own, "embedding") if self.shows_hidden else own
 
     def card(self, status: Status) -> ModelCard:
         """The model as clients see it, with the scheduler's figures."""
@@ -64,7 +87,7 @@ class ServedModel:
             model_type=stored.model_type if stored else "unknown",
             dtype=stored.dtype if stored else "unknown",
             chat_template=self.tokenizer.chat_template if self.tokenizer else "",
-            capabilities=self.tokenizer.capabilities if self.tokenizer else ("completion",),
+            capabilities=self.capabilities,
             memory_bytes=status.held or status.need,
             num_running=status.running,
             num_waiting=status.waiting,

@@ -7,8 +7,9 @@ arrives through one file descriptor per event loop, once per step.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import ExitStack, aclosing, suppress
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from typing import Final, NamedTuple
 
 import mlx.core as mx
@@ -21,6 +22,7 @@ from mlxspec.engine.admission import Admission
 from mlxspec.engine.catalog import Catalog, ServedModel, Status
 from mlxspec.engine.counters import Counters
 from mlxspec.engine.deadlines import Deadlines
+from mlxspec.engine.embedding import TextReading, most_under_way, read_all, shaped
 from mlxspec.engine.generation import LOADING_RETRY_SECONDS, End, Generation
 from mlxspec.engine.memory import plan_memory
 from mlxspec.engine.model_events import ModelEvents
@@ -28,11 +30,17 @@ from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
     DrafterCard,
+    Embedded,
+    EmbeddingRequest,
     GenerationRequest,
     MemoryUse,
     Message,
     ModelCard,
+    ReadRequest,
+    Reranked,
+    RerankRequest,
 )
+from mlxspec.engine.rerank import both_sides, cosines, probability
 from mlxspec.engine.runner import Runner
 from mlxspec.engine.sampling import TokenSampling, seeded_copies, stop_tokens, token_sampling
 from mlxspec.engine.speculation import SpeculationReport
@@ -49,6 +57,7 @@ from mlxspec.model.backend import backend_facts
 from mlxspec.model.footprint import process_bytes
 from mlxspec.model.store import describe
 from mlxspec.speculative.constrain import Constraint
+from mlxspec.speculative.pooling import Floats, Pooled, Pooling
 
 log = structlog.get_logger()
 
@@ -90,7 +99,7 @@ class Engine:
         )
         self._runner = Runner(config, self._plan, self._scheduler, self._watch)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._generations: dict[int, Generation] = {}
+        self._generations: dict[int, Generation | TextReading] = {}
         self._loads: dict[int, asyncio.Future[End]] = {}
         self._events = ModelEvents()
         self._reader = asyncio.Lock()
@@ -295,6 +304,12 @@ class Engine:
         """
         model = self._catalog.find(request.model)
         tokenizer = await self._tokenizer(model)
+        if model.kind != "generative":
+            raise BadRequestError(
+                f"model {model.id!r} generates no text: it is for {model.capabilities[0]}, choose "
+                "another one",
+                param="model",
+            )
         encoded = await asyncio.to_thread(_encode, tokenizer, request)
         request = tokenizer.constrained(request, encoded.prompt)
         constraint = None
@@ -313,6 +328,95 @@ class Engine:
                     await generation.begun()
             unless_all_run.pop_all()
         return generations
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """Read texts, each to one vector, many at once; if the caller gives up, all of them end.
+
+        Raises what `submit` raises, and BadRequestError for a model that cannot embed.
+        """
+        model = self._catalog.find(request.model)
+        tokenizer = await self._tokenizer(model)
+        if model.kind == "cross-encoder":
+            raise BadRequestError(
+                f"model {model.id!r} scores pairs of texts: send them to /v1/rerank", param="model"
+            )
+        texts = await asyncio.to_thread(tokenizer.encode_texts, request, model.longest_text)
+        pooling = request.pooling or (model.stored and model.stored.pooling) or "mean"
+        wanted = [
+            shaped(vector, request.dimensions, normalise=request.normalise)
+            for vector in await self._read_texts(request, model, texts, pooling)
+        ]
+        return Embedded(wanted, sum(map(len, texts)))
+
+    async def rerank(self, request: RerankRequest) -> Reranked:
+        """Score documents by a cross-encoder, or by the cosines of embeddings. See `embed`."""
+        model = self._catalog.find(request.model)
+        tokenizer = await self._tokenizer(model)
+        if model.kind != "cross-encoder":
+            return cosines(await self.embed(both_sides(request)))
+        pairs = await asyncio.to_thread(tokenizer.encode_pairs, request, model.longest_text)
+        scores = await self._read_texts(request, model, pairs, "score")
+        figures = [probability(score) for score in scores]
+        return Reranked(figures, sum(map(len, pairs)), "cross-encoder")
+
+    async def _read_texts(
+        self, request: ReadRequest, model: ServedModel, texts: list[list[int]], pooling: Pooling
+    ) -> list[Floats]:
+        began = time.monotonic()
+
+        def submit(text: list[int]) -> TextReading:
+            spent = time.monotonic() - began
+            left = request.timeout_seconds and max(1e-3, request.timeout_seconds - spent)
+            return self._submit_text(request, model.index, text, Pooled(pooling, len(text)), left)
+
+        most = most_under_way(self._config.scheduler.max_running)
+        return await read_all(submit, texts, most)
+
+    def _submit_text(
+        self,
+        request: ReadRequest,
+        index: int,
+        text: list[int],
+        pooled: Pooled,
+        timeout_seconds: float | None,
+    ) -> TextReading:
+        self._admission.check(len(text))
+        harvests = self._runner.harvests
+        key = harvests.add(pooled)
+        try:
+            with self._refusals(request.param):
+                request_id = self._scheduler.submit(
+                    model=index,
+                    prompt=text,
+                    max_tokens=0,
+                    stop_tokens=[],
+                    sampling=TokenSampling(),
+                    speculate=False,
+                    max_draft=None,
+                    priority=request.priority,
+                    prediction=[],
+                    cache_salt="",
+                    keep_alive=request.keep_alive,
+                    harvest=key,
+                )
+        except MlxspecError:
+            harvests.drop(key)
+            raise
+        reading = TextReading(
+            pooled,
+            param=request.param,
+            abort=lambda: self._scheduler.abort(request_id),
+            on_end=lambda: harvests.drop(key),
+            deadlines=lambda fail: Deadlines(
+                self._config.limits,
+                timeout_seconds,
+                expire=lambda: self._scheduler.expire(request_id),
+                fail=fail,
+            ),
+        )
+        self._admission.entered(request_id, len(text))
+        self._generations[request_id] = reading
+        return reading
 
     async def tokenize(
         self,
@@ -383,7 +487,7 @@ class Engine:
         sampling: TokenSampling,
     ) -> int:
         """Hand a request to the scheduler; returns its id, or raises what the client is to see."""
-        try:
+        with self._refusals(_prompt_param(request)):
             return self._scheduler.submit(
                 model=index,
                 prompt=encoded.prompt,
@@ -397,8 +501,14 @@ class Engine:
                 cache_salt=request.cache_salt,
                 keep_alive=request.keep_alive,
             )
+
+    @contextmanager
+    def _refusals(self, prompt_param: str) -> Iterator[None]:
+        """What the client is to see of a submission that the scheduler refuses."""
+        try:
+            yield
         except _scheduler.PromptTooLongError as error:
-            raise ContextLengthError(str(error), param=_prompt_param(request)) from None
+            raise ContextLengthError(str(error), param=prompt_param) from None
         except _scheduler.PredictionTooLongError as error:
             raise ContextLengthError(str(error), param="prediction") from None
         except _scheduler.RequestTooLargeError as error:
@@ -441,6 +551,7 @@ class Engine:
                 model.awaited &= model.state != "resident"
                 model.load_error = self._runner.load_error(model.index)
                 model.context_length = self._runner.context_length(model.index)
+                model.shows_hidden = self._runner.shows_hidden(model.index)
                 self._events.publish(model.card(status))
         # They are ordered in the turn that brings the last model in, if there is room for them.
         if self._drafts_awaited and not any(model.awaited for model in self._catalog.models):

@@ -121,25 +121,7 @@ class Generation:
             self._finish_reason(self._end)
 
     def _finish_reason(self, end: End) -> FinishReason:
-        """Why the request ended, if it ran; else the error that tells its client why it did not."""
-        match end.reason:
-            case "stop" | "length" | "abort":
-                return end.reason
-            case "expired":
-                raise QueueTimeoutError(
-                    f"the request waited {self.age_seconds:.0f} s in the queue: try again later"
-                )
-            case "context_length":
-                raise ContextLengthError(end.message, param="prompt")
-            case "too_large":
-                raise BadRequestError(end.message, param="max_tokens")
-            case "unavailable":
-                raise UnavailableError(end.message, retry_after=LOADING_RETRY_SECONDS)
-            case _:
-                raise EngineError(
-                    "the request could not be finished: send it again; the server's log has the "
-                    "cause"
-                )
+        return finish_reason(end, age_seconds=self.age_seconds, param="prompt")
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Deltas until the one with a finish reason; raises EngineError if the step failed."""
@@ -224,6 +206,30 @@ class Generation:
             tokens_per_second=gaps / between if between else None,
             speculative_decoding=None if self._end is None else _speculation(self._end),
         )
+
+
+def finish_reason(end: End, *, age_seconds: float, param: str) -> FinishReason:
+    """Why a request ended, if it ran; else the error that tells its client why it did not.
+
+    param: the request field that the prompt came from.
+    """
+    match end.reason:
+        case "stop" | "length" | "abort":
+            return end.reason
+        case "expired":
+            raise QueueTimeoutError(
+                f"the request waited {age_seconds:.0f} s in the queue: try again later"
+            )
+        case "context_length":
+            raise ContextLengthError(end.message, param=param)
+        case "too_large":
+            raise BadRequestError(end.message, param="max_tokens")
+        case "unavailable":
+            raise UnavailableError(end.message, retry_after=LOADING_RETRY_SECONDS)
+        case _:
+            raise EngineError(
+                "the request could not be finished: send it again; the server's log has the cause"
+            )
 
 
 def _speculation(end: End) -> SpeculationMetrics | None:

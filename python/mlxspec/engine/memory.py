@@ -8,6 +8,7 @@ from msgspec import Struct
 from mlxspec.config import Config
 from mlxspec.errors import ModelImportError
 from mlxspec.model.backend import BackendFacts
+from mlxspec.model.encoder_folder import is_encoder
 from mlxspec.model.weights import weight_bytes
 from mlxspec.model_tables import ModelConfig
 
@@ -67,10 +68,12 @@ def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
     ]
     for_drafts = sum(drafter.need for drafter in drafters)
     kv_bytes = config.kv.memory_bytes or default_kv_bytes(budget, weights, for_drafts)
-    share = kv_bytes // max(1, len(weights))
+    keeps_kv = [not is_encoder(Path(model.source)) for model in config.models]
+    each = kv_bytes // max(1, sum(keeps_kv))
     models: list[ModelPolicy] = []
     room = budget
-    for model, size, folder in zip(config.models, weights, wanted, strict=True):
+    for model, size, folder, keeps in zip(config.models, weights, wanted, keeps_kv, strict=True):
+        share = each * keeps
         preload = model.preload and size + share <= room
         room -= (size + share) * preload
         models.append(

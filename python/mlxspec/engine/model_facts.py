@@ -35,6 +35,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     view_step: int
     padded: bool
     plain: bool
+    whole: bool
     step_cost: list[tuple[int, float]]
     rect_cost: float
     fingerprint: str

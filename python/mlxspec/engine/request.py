@@ -1,8 +1,12 @@
 """What the API asks of the engine, and what comes back: plain values, no HTTP, no tensors."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 from msgspec import Struct
+
+Vector = np.ndarray[Any, np.dtype[np.float32]]
 
 Message = dict[str, Any]
 """One chat message as the chat template sees it: at least `role` and `content`."""
@@ -105,6 +109,60 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Seconds that the model stays in memory when idle, from now on; negative: for ever."""
 
 
+class ReadRequest(Struct, frozen=True, kw_only=True):
+    """Texts that are read whole, and not continued.
+
+    `truncate` cuts those that are too long, instead of refusing them. `param`: the request field
+    they come from, which errors name. The rest as for `GenerationRequest`.
+    """
+
+    model: str
+    truncate: bool = False
+    param: str = "input"
+    priority: int = 0
+    timeout_seconds: float | None = None
+    keep_alive: float | None = None
+
+
+class EmbeddingRequest(ReadRequest, frozen=True, kw_only=True):
+    """Texts, or their token ids, each of which becomes one vector (docs/embeddings.md).
+
+    `pooling` None: as the model was trained, as far as it says. `dimensions`: the first ones of
+    each vector alone. `normalise`: to length 1.
+    """
+
+    inputs: Sequence[str | list[int]]
+    pooling: Literal["mean", "cls", "last"] | None = None
+    dimensions: int | None = None
+    normalise: bool = True
+
+
+class Embedded(Struct, frozen=True):
+    """One float32 vector (dimensions,) for each text, and the tokens of all together."""
+
+    vectors: list[Vector]
+    num_tokens: int
+
+
+class RerankRequest(ReadRequest, frozen=True, kw_only=True):
+    """Documents to be scored by what they have to do with a query."""
+
+    query: str
+    documents: list[str]
+
+
+ScoredBy = Literal["cross-encoder", "cosine"]
+
+
+class Reranked(Struct, frozen=True):
+    """A score for each document, and the tokens read. A cross-encoder's lie between 0 and 1,
+    cosines of embeddings between -1 and 1."""
+
+    scores: list[float]
+    num_tokens: int
+    scored_by: ScoredBy
+
+
 class ToolCall(Struct, frozen=True, kw_only=True):
     """A model's wish to have a tool called; `arguments` is JSON text.
 
@@ -192,7 +250,7 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
     speculative_decoding: SpeculationMetrics | None
 
 
-Capability = Literal["completion", "tools", "thinking", "insert"]
+Capability = Literal["completion", "tools", "thinking", "insert", "embedding", "rerank"]
 ModelState = Literal["absent", "reserving", "loading", "resident", "draining", "evicting", "failed"]
 
 

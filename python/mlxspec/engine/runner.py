@@ -20,6 +20,7 @@ from mlxspec.engine.step_costs import StepCostBook
 from mlxspec.errors import KVFileError, LoadCancelledError, MlxspecError
 from mlxspec.model.backend import backend_facts
 from mlxspec.model.device_probe import device_works
+from mlxspec.model.encoder import Encoder
 from mlxspec.model.fingerprint import fingerprint
 from mlxspec.model.folder_check import check_folder
 from mlxspec.model.forward import Network
@@ -30,12 +31,17 @@ from mlxspec.model.kv_key import kv_key, weights_digest
 from mlxspec.model.load import LoadedModel, OpenedModel, adopt, kv_layers, open_model
 from mlxspec.model.memory_gauge import MemoryGauge
 from mlxspec.speculative.constrain import Constraints
+from mlxspec.speculative.encoder_target import EncoderTarget
+from mlxspec.speculative.harvest import Harvests
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, apply_kv_ops, unpack
-from mlxspec.speculative.step import Target, run_step
+from mlxspec.speculative.step import AnyTarget, Target, run_step
 from mlxspec.speculative.synthetic import force_acceptance
 
 log = structlog.get_logger()
+
+LONGER_ROW = 512
+"""Positions by which a row may be longer than its text, at most."""
 
 
 class LoadListener(Protocol):
@@ -69,13 +75,16 @@ class Runner:
         self._watch = watch
         self.device_lost = False
         """Set for good when a step has failed and the device computes nothing any more."""
-        self._targets: dict[int, Target | PlainTarget] = {}
+        self._targets: dict[int, AnyTarget] = {}
         self._constraints = [Constraints() for _ in config.models]
+        self.harvests = Harvests()
+        """What requests of all models gather of their prompts. Any thread, as it says."""
         self._costs = StepCostBook(config)
         self._drafters = DraftModels(self._costs, DEVICE_SHAPES[backend_facts().kind])
         self._vocabs: dict[int, int] = {}
         self._weights_digests: dict[int, str] = {}
         self._context_lengths: dict[int, int] = {}
+        self._shows_hidden: dict[int, bool] = {}
         self._errors: dict[int, str] = {}
         self._gauge = MemoryGauge(backend_facts(), config.memory.limit_bytes)
         self._loader = Loader(self._bring_in)
@@ -97,7 +106,7 @@ class Runner:
         free_memory()
         log.info("model evicted", model=self._name(model), active_bytes=mx.get_active_memory())
 
-    def _attach(self, model: int, target: Target | PlainTarget) -> None:
+    def _attach(self, model: int, target: AnyTarget) -> None:
         """Give a target its drafter, which the scheduler says is in memory."""
         at = self._plan.models[model].drafter
         if isinstance(target, Target) and target.drafter is None and at is not None:
@@ -179,13 +188,15 @@ class Runner:
         layers = quantised(loaded.layers, wanted.kv_bits)
         draft_layers = self._draft_layers(load.model)
         constraints = self._constraints[load.model]
-        target = _target(loaded._replace(layers=layers), draft_layers, constraints)
+        loaded = loaded._replace(layers=layers)
+        target = _target(loaded, draft_layers, constraints, self.harvests)
         if isinstance(target, Target):
             target.rejection = self._config.speculation.acceptance == "rejection"
         facts = self._facts(load, target, loaded.context_length)
         self._targets[load.model] = target
         self._vocabs[load.model] = loaded.vocab
         self._context_lengths[load.model] = facts.max_context
+        self._shows_hidden[load.model] = target.shows_hidden
         log.info(
             "model ready",
             model=self._name(load.model),
@@ -211,22 +222,27 @@ class Runner:
 
         return adopt(opened.model, opened.context_length, progress)
 
-    def _facts(self, load: Load, target: Target | PlainTarget, context_length: int) -> ModelFacts:
+    def _facts(self, load: Load, target: AnyTarget, context_length: int) -> ModelFacts:
         model = load.model
         wanted, scheduler = self._config.models[model], self._config.scheduler
         shape = DEVICE_SHAPES[backend_facts().kind]
-        plain = isinstance(target, PlainTarget)
+        plain, whole = not isinstance(target, Target), isinstance(target, EncoderTarget)
+        max_context = min(wanted.context_length or context_length, context_length)
+        step_tokens = scheduler.step_tokens or shape.step_tokens
+        prefill_chunk = scheduler.prefill_chunk or shape.prefill_chunk
+        if whole:
+            step_tokens = prefill_chunk = max(step_tokens, max_context)
         costs = self._costs.of(model, Path(wanted.source), target, shape, wanted.kv_bits)
-        kv_bytes = self._plan.models[model].kv_bytes
         return ModelFacts(
-            max_context=min(wanted.context_length or context_length, context_length),
-            total_blocks=kv_bytes // (target.store.bytes_per_token * BLOCK_TOKENS),
+            max_context=max_context,
+            total_blocks=self._num_blocks(model, target, max_context),
             slab_slots=min(shape.slab_slots, scheduler.max_running),
-            step_tokens=scheduler.step_tokens or shape.step_tokens,
-            prefill_chunk=scheduler.prefill_chunk or shape.prefill_chunk,
+            step_tokens=step_tokens,
+            prefill_chunk=prefill_chunk,
             view_step=shape.view_step,
-            padded=shape.padded and not plain,
+            padded=shape.padded and not isinstance(target, PlainTarget),
             plain=plain,
+            whole=whole,
             step_cost=costs.step_cost,
             rect_cost=costs.rect_cost,
             fingerprint=fingerprint(Path(wanted.source), wanted.id),
@@ -234,9 +250,16 @@ class Runner:
             takes_drafter=isinstance(target, Target) and target.takes_drafter,
         )
 
-    def _kv_key(self, load: Load, target: Target | PlainTarget) -> str | None:
+    def _num_blocks(self, model: int, target: AnyTarget, max_context: int) -> int:
+        """Blocks of KV that the model may hold; for an encoder, which has none, enough."""
+        if isinstance(target, EncoderTarget):
+            longest_row = max_context + LONGER_ROW
+            return self._config.scheduler.max_running * (longest_row // BLOCK_TOKENS)
+        return self._plan.models[model].kv_bytes // (target.store.bytes_per_token * BLOCK_TOKENS)
+
+    def _kv_key(self, load: Load, target: AnyTarget) -> str | None:
         """The key of the model's KV on disk, if any is to be kept there."""
-        if self._config.kv.folder is None or isinstance(target, PlainTarget):
+        if self._config.kv.folder is None or not isinstance(target, Target):
             return None
         if load.model not in self._weights_digests:
             folder = Path(self._config.models[load.model].source)
@@ -251,6 +274,10 @@ class Runner:
     def context_length(self, model: int) -> int | None:
         """Longest context of a model that was loaded once; any thread."""
         return self._context_lengths.get(model)
+
+    def shows_hidden(self, model: int) -> bool:
+        """Whether a model was loaded once, and its hidden states can be read; any thread."""
+        return self._shows_hidden.get(model, False)
 
     def load_error(self, model: int) -> str | None:
         """Why the model's last load failed, if it did; any thread."""
@@ -332,13 +359,18 @@ def _open(folder: Path) -> OpenedModel:
 
 
 def _target(
-    loaded: LoadedModel, draft_layers: list[LayerShape], constraints: Constraints
-) -> Target | PlainTarget:
+    loaded: LoadedModel,
+    draft_layers: list[LayerShape],
+    constraints: Constraints,
+    harvests: Harvests,
+) -> AnyTarget:
     """The model with its rows, which have layers for its draft model behind its own."""
+    if isinstance(loaded.model, Encoder):
+        return EncoderTarget(loaded.model, harvests)
     if loaded.is_plain:
-        return PlainTarget(loaded.model, loaded.vocab, constraints)
+        return PlainTarget(loaded.model, loaded.vocab, constraints, harvests)
     store = KVStore([*loaded.layers, *draft_layers])
-    return Target(Network(loaded.model, loaded.windows), store, None, constraints)
+    return Target(Network(loaded.model, loaded.windows), store, None, constraints, harvests)
 
 
 class _NeedsMoreError(Exception):

@@ -10,8 +10,9 @@ from mlxspec.model.backend import backend_facts
 from mlxspec.model.forward import CompiledForward
 from mlxspec.speculative.calibrate import StepCosts, measure, measure_plain, still_holds
 from mlxspec.speculative.cost_store import CostStore, Measured, cost_name
+from mlxspec.speculative.encoder_target import EncoderTarget
 from mlxspec.speculative.plain_target import PlainTarget
-from mlxspec.speculative.step import Target
+from mlxspec.speculative.step import AnyTarget, Target
 
 CALIBRATED_SLOTS = 8
 """Rows of the steps that are timed."""
@@ -28,7 +29,7 @@ class StepCostBook:
         self,
         index: int,
         folder: Path,
-        target: Target | PlainTarget,
+        target: AnyTarget,
         shape: DeviceShape,
         kv_bits: int | None = None,
     ) -> StepCosts:
@@ -45,11 +46,9 @@ class StepCostBook:
             target.network.compiled = CompiledForward(target.network, padded=shape.padded)
         return self._measured[index].costs
 
-    def _find(
-        self, folder: Path, target: Target | PlainTarget, shape: DeviceShape, layout: str
-    ) -> Measured:
+    def _find(self, folder: Path, target: AnyTarget, shape: DeviceShape, layout: str) -> Measured:
         """What an earlier server measured, if that still holds; else measured now, and kept."""
-        if isinstance(target, PlainTarget):
+        if isinstance(target, PlainTarget | EncoderTarget):
             return Measured(measure_plain(target, max_tokens=64), compiled=False)
         if not self._config.speculation.keep_costs:
             return _measured(target, shape)

@@ -20,9 +20,18 @@ from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.output import Output
 from mlxspec.engine.reply import ReplyParser
 from mlxspec.engine.reply_format import ReplyFormat
-from mlxspec.engine.request import PLAIN_CHAT, Capability, ChatOptions, GenerationRequest, Message
+from mlxspec.engine.request import (
+    PLAIN_CHAT,
+    Capability,
+    ChatOptions,
+    EmbeddingRequest,
+    GenerationRequest,
+    Message,
+    ReadRequest,
+    RerankRequest,
+)
 from mlxspec.engine.vocabulary import Vocabulary
-from mlxspec.errors import BadRequestError
+from mlxspec.errors import BadRequestError, ContextLengthError
 
 log = structlog.get_logger()
 
@@ -90,6 +99,37 @@ class Tokenizer:
             return self.encode(prompt, request.chat)
         before = self.encode_piece(prompt) if isinstance(prompt, str) else self.encode(prompt)
         return self.infill.prompt(before, request.suffix)
+
+    def encode_texts(self, request: EmbeddingRequest, longest: int | None) -> list[list[int]]:
+        """Token ids of each text, with what the model expects around it; ids as they are.
+
+        Raises ContextLengthError for a text of more than `longest` tokens, unless it may be cut.
+        """
+        return [
+            self._fitted(self.encode(text), at, request, longest)
+            for at, text in enumerate(request.inputs)
+        ]
+
+    def encode_pairs(self, request: RerankRequest, longest: int | None) -> list[list[int]]:
+        """Token ids of the query with each document; raises as `encode_texts` does."""
+        return [
+            self._fitted(list(self._fast.encode(request.query, document).ids), at, request, longest)
+            for at, document in enumerate(request.documents)
+        ]
+
+    def _fitted(
+        self, tokens: list[int], at: int, request: ReadRequest, longest: int | None
+    ) -> list[int]:
+        if longest is None or len(tokens) <= longest:
+            return tokens
+        if not request.truncate:
+            raise ContextLengthError(
+                f"{request.param} {at} has {len(tokens)} tokens, the model reads {longest}: "
+                f"shorten it by {len(tokens) - longest}",
+                param=request.param,
+            )
+        end = tokens[-1:] if tokens[-1] in self._special else []
+        return tokens[: longest - len(end)] + end
 
     def encode_piece(self, text: str) -> list[int]:
         """Token ids of a text that stands inside another one."""

@@ -24,6 +24,8 @@ class StepAttention:
     positions: (num_tokens,) int32, each token's position in its row.
     starts: per rectangle its first position as a number, or None where it must stay symbolic.
     sampled: indices of the tokens whose logits are wanted, or None for all.
+    keeps_hidden: whether `hidden` is wanted: the hidden states (num_tokens, dim) that the output
+    head gets. They stay None for models whose backbone does not stand apart.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class StepAttention:
         positions: mx.array,
         starts: Sequence[int | None],
         sampled: mx.array | None,
+        *,
+        keeps_hidden: bool = False,
     ) -> None:
         self.slabs = slabs
         self.rects = rects
@@ -40,6 +44,8 @@ class StepAttention:
         self.starts = starts
         self.sampled = sampled
         self.selected = False
+        self.keeps_hidden = keeps_hidden
+        self.hidden: mx.array | None = None
         self._index = [self._rect_positions(rect)[:, None, :, None] for rect in rects]
         self._masks: dict[int | None, list[mx.array]] = {}
 
@@ -188,6 +194,13 @@ class LayerCache:
         return self.step.attend(self.layer, queries, scale, window, sinks)
 
 
+class KnownHidden:
+    """Stands for the caches of a model that is to apply its head alone, to `hidden` (n, dim)."""
+
+    def __init__(self, hidden: mx.array) -> None:
+        self.hidden = hidden[:, None]
+
+
 def route_attention(model: Module) -> None:
     """Make the modules that the model is built of send our caches' attention here.
 
@@ -220,11 +233,17 @@ def _routed(original: Any) -> Any:
     return scaled_dot_product_attention
 
 
+def has_backbone(model: Module) -> bool:
+    """Whether hidden states can be read in front of its head."""
+    return hasattr(type(getattr(model, "model", None)), "selects_rows")
+
+
 def select_before_head(model: Module) -> None:
     """Let the output head see only the sampled tokens' hidden states.
 
     mlx-lm's models compute `head(self.model(inputs, cache))`; the backbone's class is replaced by
-    a subclass of it that drops the other rows. Models built differently keep all rows, and the
+    a subclass of it that drops the other rows, and passes hidden states on that are known already
+    (`KnownHidden`). Models built differently keep all rows, and the
     step selects their logits instead.
     """
     backbone = getattr(model, "model", None)
@@ -233,10 +252,16 @@ def select_before_head(model: Module) -> None:
     parent = type(backbone)
 
     def call(self: Module, *args: Any, **kwargs: Any) -> Any:
-        hidden = parent.__call__(self, *args, **kwargs)
         cache = kwargs.get("cache") or next((it for it in args if isinstance(it, list)), None)
+        if cache and isinstance(cache[0], KnownHidden):
+            return cache[0].hidden
+        hidden = parent.__call__(self, *args, **kwargs)
         step = cache[0].step if cache and isinstance(cache[0], LayerCache) else None
-        if step is None or step.sampled is None or not isinstance(hidden, mx.array):
+        if step is None or not isinstance(hidden, mx.array):
+            return hidden
+        if step.keeps_hidden:
+            step.hidden = hidden[:, -1]
+        if step.sampled is None:
             return hidden
         step.selected = True
         return hidden[step.sampled]

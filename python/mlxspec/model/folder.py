@@ -31,7 +31,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             source=source,
             source_sha256=source_sha256,
             dtype=dtype,
-            files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+            files={
+                str(file.relative_to(folder)): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            },
         )
 
     @classmethod

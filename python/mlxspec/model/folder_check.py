@@ -17,6 +17,8 @@ from mlxspec.errors import ModelImportError, ModelNotFoundError
 
 CODE_HOOKS: Final = ("auto_map", "model_file")
 PLUGIN_NAMES: Final = ("tool_parser_type", "chat_template_type")
+ENCODERS: Final = frozenset({"bert"})
+"""Models that read texts and write none, which run here without MLX-LM."""
 MAX_JSON_BYTES: Final = 64 << 20
 
 
@@ -69,7 +71,7 @@ def _check_architecture(config: dict[str, Any]) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not re.fullmatch(r"[A-Za-z_][\w-]*", model_type):
         raise ModelImportError(f"config.json: model_type {model_type!r:.80} is not a name")
-    if not _is_known(model_type):
+    if model_type not in ENCODERS and not _is_known(model_type):
         raise ModelImportError(
             f"mlx-lm does not know model type {model_type!r}: upgrade it (pip install -U mlx-lm) "
             "or choose another model"

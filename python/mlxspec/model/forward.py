@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from mlxspec.model.attention import LayerCache, StepAttention
+from mlxspec.model.attention import KnownHidden, LayerCache, StepAttention
 from mlxspec.model.kv import Rect, Slab
 from mlxspec.model.kv_form import LayerShape, Stored
 
@@ -38,7 +38,8 @@ class Network:
 
     def __call__(self, attention: StepAttention, tokens: mx.array) -> mx.array:
         """Logits (num_sampled, vocab) of the sampled tokens, or of all if none is named; lazily."""
-        logits = None if self.compiled is None else self.compiled(attention, tokens)
+        traced = self.compiled is not None and not attention.keeps_hidden
+        logits = self.compiled(attention, tokens) if self.compiled and traced else None
         if logits is None:
             logits = self.describe(attention, tokens)
         if attention.sampled is None or attention.selected:
@@ -52,6 +53,12 @@ class Network:
             for at, window in enumerate(self.windows)
         ]
         logits: mx.array = self.model(tokens[:, None], cache=caches)
+        return logits[:, -1]
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """Logits (n, vocab) by `hidden` (n, dim) that a `StepAttention` has kept; lazily."""
+        tokens = mx.zeros((hidden.shape[0], 1), mx.uint32)
+        logits: mx.array = self.model(tokens, cache=[KnownHidden(hidden)] * len(self.windows))
         return logits[:, -1]
 
     @property

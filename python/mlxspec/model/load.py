@@ -11,8 +11,10 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import load_model
 
 from mlxspec.errors import ModelImportError
+from mlxspec.model import encoder_folder
 from mlxspec.model.attention import route_attention, select_before_head
 from mlxspec.model.cpu_math import route_swiglu
+from mlxspec.model.encoder import Encoder, open_encoder
 from mlxspec.model.kv_form import LayerShape
 from mlxspec.model.progress import Progress, silent
 from mlxspec.model.self_check import UnaddressableError, check_rows
@@ -36,7 +38,7 @@ class LoadedModel(NamedTuple):
     the size of its logits.
 
     Without layers its state cannot lie in our KV rows: it is to be decoded plainly, by mlx-lm's
-    own caches.
+    own caches, or is an `Encoder`, which has none.
     """
 
     model: Module
@@ -62,14 +64,16 @@ def open_model(folder: Path, dtype: mx.Dtype | None) -> OpenedModel:
     Weights are cast to `dtype` unless quantised (None: as stored). Raises ModelImportError when
     mlx-lm does not know the model. For the thread that also calls `adopt`.
     """
+    if encoder_folder.is_encoder(folder):
+        encoder = open_encoder(folder, dtype)
+        return OpenedModel(encoder, encoder_folder.context_length(folder), _num_bytes(encoder))
     try:
         model, config = load_model(folder, lazy=True)
     except ValueError as error:
         raise ModelImportError(f"{folder.name}: {error}") from None
     if dtype is not None and "quantization" not in config:
         model.set_dtype(dtype)
-    num_bytes = sum(array.nbytes for array in _weights(model))
-    return OpenedModel(model, _context_length(config), num_bytes)
+    return OpenedModel(model, _context_length(config), _num_bytes(model))
 
 
 def kv_layers(opened: OpenedModel) -> list[LayerShape]:
@@ -92,6 +96,8 @@ def adopt(model: Module, context_length: int, progress: Progress = silent) -> Lo
     break off.
     """
     _read(model, progress)
+    if isinstance(model, Encoder):
+        return LoadedModel(model, [], [], context_length, 0)
     caches = make_prompt_cache(model)
     logits = model(mx.zeros((1, 1), mx.uint32), cache=caches)
     mx.eval(logits)
@@ -111,6 +117,10 @@ def adopt(model: Module, context_length: int, progress: Progress = silent) -> Lo
 def _weights(model: Module) -> list[mx.array]:
     flat: Any = tree_flatten(model.parameters())
     return [array for _, array in flat]
+
+
+def _num_bytes(model: Module) -> int:
+    return sum(array.nbytes for array in _weights(model))
 
 
 def _read(model: Module, progress: Progress) -> None:

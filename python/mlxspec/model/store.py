@@ -15,11 +15,15 @@ import msgspec
 
 from mlxspec.config import cache_dir
 from mlxspec.errors import ModelImportError, ModelNotFoundError
-from mlxspec.model import hub
+from mlxspec.model import encoder_folder, hub
+from mlxspec.model.encoder_folder import EncoderPooling, ModelKind
 from mlxspec.model.folder import MANIFEST_NAME, is_whole
 from mlxspec.model.folder_check import check_folder, read_json
 
 DEMO: Final = "demo"
+MINILM: Final = "minilm"
+PULLED: Final = frozenset({DEMO, MINILM})
+"""Names of models that come from the Python package index."""
 _PART: Final = r"[A-Za-z0-9_][\w.-]*"
 _NAME: Final = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
 
@@ -34,6 +38,9 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     context_length: int | None
     origin: str
+    kind: ModelKind = "generative"
+    pooling: EncoderPooling | None = None
+    """How it was trained to be pooled, if it says so."""
 
 
 def resolve(source: str, *, download: bool) -> Path:
@@ -93,7 +100,10 @@ def list_models() -> list[StoredModel]:
 def describe(name: str, folder: Path) -> StoredModel:
     """What can be said about a model folder from its config and file sizes."""
     config = read_json(folder / "config.json")
+    kind = encoder_folder.kind(folder)
     context = config.get("max_position_embeddings")
+    if kind != "generative":
+        context = encoder_folder.context_length(folder)
     return StoredModel(
         name=name,
         path=str(folder),
@@ -101,6 +111,8 @@ def describe(name: str, folder: Path) -> StoredModel:
         model_type=str(config.get("model_type", "unknown")),
         dtype=_dtype(config),
         context_length=context if isinstance(context, int) else None,
+        kind=kind,
+        pooling=encoder_folder.told_pooling(folder),
         origin="store" if folder.is_relative_to(models_dir().resolve()) else "hugging face",
     )
 
@@ -134,8 +146,8 @@ def _find(source: str, download: bool) -> Path:
         return folder.resolve()
     if is_path(source):
         raise ModelNotFoundError(f"there is no model folder {source}")
-    if source == DEMO:
-        raise ModelNotFoundError("the demo model is not here yet: mlxspec pull demo")
+    if source in PULLED:
+        raise ModelNotFoundError(f"the model {source} is not here yet: mlxspec pull {source}")
     return _find_on_hub(source, download)
 
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from mlxspec.model.forward import CompiledForward
 from mlxspec.model.kv import Rect
+from mlxspec.speculative.encoder_target import EncoderTarget
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Samplers, StepPlan
-from mlxspec.speculative.step import Target, run_step
+from mlxspec.speculative.step import AnyTarget, Target, run_step
 
 CONTEXT = 128
 """Positions before the measured tokens, so that attention is in the figures."""
@@ -68,7 +69,7 @@ def still_holds(target: Target, costs: StepCosts, *, padded: bool, slots: int) -
     return 1 / SAME <= ms / costs.step_cost[0][1] <= SAME
 
 
-def measure_plain(target: PlainTarget, max_tokens: int) -> StepCosts:
+def measure_plain(target: PlainTarget | EncoderTarget, max_tokens: int) -> StepCosts:
     """Time prompts of some lengths, one row alone. Thread as for `measure`; about thirty steps."""
     target.store.create(SLAB, 1, max_tokens)
     try:
@@ -117,12 +118,12 @@ def _time(target: Target, runs: list[tuple[int, int]], width: int) -> float:
     return _best(target, scratch_plan(runs, width))
 
 
-def _best(target: Target | PlainTarget, plan: StepPlan) -> float:
+def _best(target: AnyTarget, plan: StepPlan) -> float:
     """Best of a few runs, in milliseconds; the first one, which warms up, does not count."""
     return min([_milliseconds(target, plan) for _ in range(1 + REPEATS)][1:])
 
 
-def _milliseconds(target: Target | PlainTarget, plan: StepPlan) -> float:
+def _milliseconds(target: AnyTarget, plan: StepPlan) -> float:
     start = time.perf_counter()
     run_step(target, plan)
     return (time.perf_counter() - start) * 1e3

@@ -14,6 +14,8 @@ from mlx.nn.layers.base import Module
 from mlxspec.model.self_check import batches
 from mlxspec.model.state import Caches, StateStore, arrays
 from mlxspec.speculative.constrain import Constraints
+from mlxspec.speculative.forward import Forward
+from mlxspec.speculative.harvest import Harvests
 from mlxspec.speculative.plan import StepPlan
 
 
@@ -31,16 +33,25 @@ class PlainTarget:
     """A loaded model and the states of its rows. See `Target` for what its parts are."""
 
     drafter = None
+    shows_hidden = False
 
-    def __init__(self, model: Module, vocab: int, constraints: Constraints | None = None) -> None:
+    def __init__(
+        self,
+        model: Module,
+        vocab: int,
+        constraints: Constraints | None = None,
+        harvests: Harvests | None = None,
+    ) -> None:
         self.store = StateStore(model)
+        self.harvests = Harvests() if harvests is None else harvests
         self.constraints = Constraints() if constraints is None else constraints
         self.batches = batches(model, vocab)
         """Whether rows can be decoded together: found out by trying."""
         self._model = model
 
-    def forward(self, plan: StepPlan, tokens: mx.array) -> tuple[mx.array | None, list[mx.array]]:
-        """See `Target.forward`. The plan has no drafts and no padding."""
+    def forward(self, plan: StepPlan, tokens: mx.array) -> Forward:
+        """See `Target.forward`. The plan has no drafts and no padding; nothing can be gathered."""
+        parts = self.harvests.of(plan.harvests, None, None)
         sampled = set(plan.sampled.tolist())
         decoding: dict[int, list[Line]] = defaultdict(list)
         logits: dict[int, mx.array] = {}
@@ -65,8 +76,8 @@ class PlainTarget:
             else:
                 run(lines, self.store.batch(slab, [line.slot for line in lines]))
         if not sampled:
-            return None, touched
-        return mx.stack([logits[at] for at in plan.sampled.tolist()]), touched
+            return Forward(None, touched, parts)
+        return Forward(mx.stack([logits[at] for at in plan.sampled.tolist()]), touched, parts)
 
 
 def _lines(plan: StepPlan) -> Iterator[Line]:

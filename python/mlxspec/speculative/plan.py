@@ -12,6 +12,7 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 HEADER_WORDS = 8
 DROP = 1
 NO_EDITS: Ints = np.zeros((0, 6), np.uint32)
+NO_HARVESTS: Ints = np.zeros((0, 4), np.uint32)
 
 
 class Samplers(NamedTuple):
@@ -84,6 +85,8 @@ class StepPlan(NamedTuple):
 
     tokens, positions: (num_tokens,). sampled: (num_sampled,) indices into them, per sampling row
     its last known token and then its drafts. noise_keys: (num_sampled, 2). edits: see `Edits`.
+    harvests: (n, 4), of what is gathered of prompts: its key, the index of the first token in the
+    step, how many follow each other there, and the position of the first one in its row.
     Tokens that the drafter is to write are 0.
     """
 
@@ -96,6 +99,7 @@ class StepPlan(NamedTuple):
     sampled: Ints
     noise_keys: Ints
     edits: Ints = NO_EDITS
+    harvests: Ints = NO_HARVESTS
     draft: DraftPlan | None = None
 
 
@@ -125,6 +129,7 @@ def unpack(packed: bytes) -> StepPlan:
     reader = _Reader(np.frombuffer(packed, dtype=np.uint32))
     header = reader.take(HEADER_WORDS).tolist()
     model, num_ops, num_rects, num_tokens, num_samplers, num_sampled, num_edits = header[:7]
+    num_harvests = header[7]
     kv_ops = reader.table(num_ops, 6)
     rects = reader.rects(num_rects)
     tokens, positions = reader.take(num_tokens), reader.take(num_tokens)
@@ -151,6 +156,7 @@ def unpack(packed: bytes) -> StepPlan:
         sampled=reader.take(num_sampled),
         noise_keys=reader.table(num_sampled, 2),
         edits=reader.table(num_edits, 6),
+        harvests=reader.table(num_harvests, 4),
         draft=None if reader.is_empty else _unpack_draft(reader),
     )
 

@@ -6,10 +6,12 @@ row 1            p q r                   prefill ends here: samples at r
 row 2            s t u v                 prefill goes on: samples nothing
 """
 
+from typing import TypeAlias
+
 import mlx.core as mx
 import numpy as np
 
-from mlxspec.model.attention import StepAttention
+from mlxspec.model.attention import StepAttention, has_backbone
 from mlxspec.model.forward import Network
 from mlxspec.model.kv import KVStore
 from mlxspec.speculative.accept import accept_prefix
@@ -17,6 +19,9 @@ from mlxspec.speculative.constrain import Constraints
 from mlxspec.speculative.drafter import Drafter
 from mlxspec.speculative.draw import draw_targets, of_rows
 from mlxspec.speculative.edits import Edits
+from mlxspec.speculative.encoder_target import EncoderTarget
+from mlxspec.speculative.forward import Forward
+from mlxspec.speculative.harvest import Harvests, take
 from mlxspec.speculative.logprobs import logprob_words
 from mlxspec.speculative.plain_target import PlainTarget
 from mlxspec.speculative.plan import Ints, Samplers, StepPlan
@@ -26,7 +31,8 @@ from mlxspec.speculative.rejection import Proposals
 class Target:
     """A loaded model, its KV rows, and its drafter, whose layers lie in the same rows.
 
-    constraints: the grammars of its running requests, by the keys in plans. rejection: whether the
+    constraints: the grammars of its running requests, by the keys in plans. harvests: what they
+    gather of their prompts. rejection: whether the
     drafter's drafts are judged by the rejection rule instead of by shared noise.
     """
 
@@ -36,24 +42,27 @@ class Target:
         store: KVStore,
         drafter: Drafter | None = None,
         constraints: Constraints | None = None,
+        harvests: Harvests | None = None,
     ) -> None:
         self.network = network
         self.store = store
         self.drafter = drafter
         self.constraints = Constraints() if constraints is None else constraints
+        self.harvests = Harvests() if harvests is None else harvests
         self.rejection = False
+
+    @property
+    def shows_hidden(self) -> bool:
+        """Whether something can be gathered of prompts."""
+        return has_backbone(self.network.model)
 
     @property
     def takes_drafter(self) -> bool:
         """Whether the rows have layers behind the network's own, for a drafter."""
         return len(self.store.layers) > len(self.network.windows)
 
-    def forward(self, plan: StepPlan, tokens: mx.array) -> tuple[mx.array | None, list[mx.array]]:
-        """Logits (num_sampled, vocab), None if no position is sampled, and the KV arrays that were
-        written; lazily.
-
-        tokens: (num_tokens,), the plan's, with all drafts filled in.
-        """
+    def forward(self, plan: StepPlan, tokens: mx.array) -> Forward:
+        """Run the plan's tokens (num_tokens,), all drafts filled in; lazily."""
         samples = len(plan.sampled) > 0
         attention = StepAttention(
             self.store.slabs,
@@ -61,12 +70,17 @@ class Target:
             mx.array(plan.positions.view(np.int32)),
             [int(plan.positions[rect.first]) for rect in plan.rects],
             mx.array(plan.sampled) if samples else None,
+            keeps_hidden=len(plan.harvests) > 0,
         )
         logits = self.network(attention, tokens)
-        return logits if samples else None, attention.touched()
+        parts = self.harvests.of(plan.harvests, attention.hidden, self.network.head)
+        return Forward(logits if samples else None, attention.touched(), parts)
 
 
-def run_step(target: Target | PlainTarget, plan: StepPlan) -> mx.array | None:
+AnyTarget: TypeAlias = Target | PlainTarget | EncoderTarget
+
+
+def run_step(target: AnyTarget, plan: StepPlan) -> mx.array | None:
     """Run the plan's tokens through the model; KV is written, evaluated, and stays.
 
     The drafter, if it has work, goes first; all of it is one graph.
@@ -75,9 +89,11 @@ def run_step(target: Target | PlainTarget, plan: StepPlan) -> mx.array | None:
     ask for them; None if no row samples. One synchronisation.
     """
     tokens, proposals = _with_drafts(target, plan)
-    logits, touched = target.forward(plan, tokens)
+    logits, touched, parts = target.forward(plan, tokens)
+    touched += [part.array for part in parts]
     if logits is None:
         mx.eval(touched)
+        take(parts)
         return None
     masks = target.constraints.masks(plan)
     edits = Edits.unpack(plan.edits)
@@ -90,12 +106,13 @@ def run_step(target: Target | PlainTarget, plan: StepPlan) -> mx.array | None:
     if plan.samplers.logprobs.any():
         answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
     mx.eval(answer, touched)
+    take(parts)
     if masks is not None:
         target.constraints.advance(plan, np.asarray(answer))
     return answer
 
 
-def _with_drafts(target: Target | PlainTarget, plan: StepPlan) -> tuple[mx.array, Proposals | None]:
+def _with_drafts(target: AnyTarget, plan: StepPlan) -> tuple[mx.array, Proposals | None]:
     """The step's tokens (num_tokens,), those that the drafter writes filled in; lazily. With them
     those drafts that the rejection rule is to judge, if it is asked for."""
     tokens = mx.array(plan.tokens)

@@ -115,6 +115,19 @@ impl PlannedRow {
     }
 }
 
+/// Tokens of a prompt of which the runner gathers something besides their KV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Harvest {
+    /// See [`crate::request::Submission::harvest`].
+    pub key: u32,
+    /// Index of the first of them in the step; the others follow it.
+    pub first: u32,
+    /// How many they are.
+    pub count: u32,
+    /// Position of the first one in its row.
+    pub start: u32,
+}
+
 /// The tokens of one forward, rectangle by rectangle, and where they lie in KV memory.
 #[derive(Debug, Default, Clone)]
 pub struct Laid {
@@ -150,6 +163,8 @@ pub struct StepPlan {
     pub noise: Vec<[u32; 2]>,
     /// Changes of logits before drawing, row by row.
     pub edits: Vec<Edit>,
+    /// What is gathered of prompts.
+    pub harvests: Vec<Harvest>,
     /// What the draft model does first, if anything.
     pub draft: Option<Box<DraftPlan>>,
 }
@@ -271,6 +286,7 @@ impl StepPlan {
             sampled: Vec::new(),
             noise: Vec::new(),
             edits: Vec::new(),
+            harvests: Vec::new(),
             draft: None,
         }
     }
@@ -278,7 +294,7 @@ impl StepPlan {
     /// Pack the step for the runner: 32-bit words, floats by their bits.
     ///
     /// Header of 8 words: model, then the number of KV operations, rectangles, tokens, samplers,
-    /// sampled positions, edits, and one unused. Then the tables in that order; tokens and positions are
+    /// sampled positions, edits and harvests. Then the tables in that order; tokens and positions are
     /// two tables of one word per entry, `sampled` has three (index, noise key). Then the draft
     /// model's part, if it has one, see [`DraftPlan::pack`].
     pub fn pack(&self) -> Vec<u32> {
@@ -290,7 +306,7 @@ impl StepPlan {
             self.samplers.len() as u32,
             self.sampled.len() as u32,
             self.edits.len() as u32,
-            0,
+            self.harvests.len() as u32,
         ];
         words.extend(self.kv_ops.iter().flat_map(pack_op));
         words.extend(self.rects.iter().flat_map(Rect::pack));
@@ -317,6 +333,7 @@ impl StepPlan {
         words.extend(&self.sampled);
         words.extend(self.noise.iter().flatten());
         words.extend(self.edits.iter().flat_map(pack_edit));
+        words.extend(self.harvests.iter().flat_map(|it| [it.key, it.first, it.count, it.start]));
         if let Some(draft) = &self.draft {
             draft.pack(&mut words);
         }

@@ -9,7 +9,7 @@ use crate::request::Request;
 /// Every decoding row takes part. Prefill shares what is left, in order of their turn: a whole step's
 /// tokens when nothing decodes, one chunk of `prefill_chunk` when something does, so that a long
 /// prompt never stalls the others for more than a chunk. Who follows another's prompt waits, and so does
-/// who has it on disk.
+/// who has it on disk. Where prompts cannot be cut, one that does not fit waits for the next step.
 pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -> Vec<PlannedRow> {
     let num_decoding = running.iter().filter(|request| request.is_decoding()).count() as u32;
     let left = shape.step_tokens.saturating_sub(num_decoding);
@@ -18,7 +18,8 @@ pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -
     for (index, request) in running.iter().enumerate() {
         let pending = request.num_pending();
         let num_new = if pending == 1 { 1 } else { pending.min(prefill) };
-        if num_new == 0 || request.stands_still() {
+        let is_cut = shape.whole && num_new < pending;
+        if num_new == 0 || is_cut || request.stands_still() {
             continue;
         }
         if pending > 1 {
@@ -28,7 +29,7 @@ pub fn form_batch(running: &[Request], shape: &ModelShape, prefill_chunk: u32) -
             request: request.id,
             index,
             num_new,
-            samples: num_new == pending,
+            samples: num_new == pending && request.generates(),
             drafts: Vec::new(),
             num_read: 0,
             num_unwritten: 0,

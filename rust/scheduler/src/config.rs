@@ -105,6 +105,7 @@ pub enum KeepAlive {
 
 /// What a loaded model and its device look like to the scheduler.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct ModelShape {
     /// Longest prompt plus output, in tokens.
     pub max_context: u32,
@@ -124,6 +125,9 @@ pub struct ModelShape {
     /// Whether its rows can neither be cut back nor begin like another's, as recurrent states
     /// cannot: nothing is drafted for them, nothing of them kept.
     pub plain: bool,
+    /// Whether a prompt is computed in one step, as each of its tokens sees all others. `step_tokens`
+    /// are then no fewer than `max_context`.
+    pub whole: bool,
     /// Measured cost of a step by its number of tokens, in milliseconds, ascending by tokens.
     pub step_cost: Vec<(u32, f32)>,
     /// Measured cost of one more rectangle in a step, in milliseconds.
@@ -178,14 +182,16 @@ impl ModelShape {
     }
 
     /// Length at which a request ends that has `prompt` tokens and may have `max_len`: no longer
-    /// than the context, and no longer than the pool could ever hold.
+    /// than the context, and no longer than the pool could ever hold. One whose prompt is all leaves
+    /// no room for an answer.
     ///
     /// # Errors
     /// When it could never run.
     pub fn limit(&self, prompt: u32, max_len: u32) -> Result<u32, SubmitError> {
         let (context, fits) = (self.max_context, self.longest_row());
-        if prompt >= context {
-            let over = (prompt + 1 - context) as usize;
+        let least = max_len.min(prompt + 1);
+        if least > context {
+            let over = (least - context) as usize;
             return Err(SubmitError::ContextLength { prompt: prompt as usize, context, over });
         }
         let unlimited = max_len == u32::MAX;

@@ -180,7 +180,7 @@ impl Engine {
         if prompt == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        let limit = |max_tokens: u32| prompt.saturating_add(max_tokens.max(1));
+        let limit = |max_tokens: u32| prompt.saturating_add(max_tokens);
         let max_len = submission.max_tokens.map_or(u32::MAX, limit);
         let Some(shape) = slot.get() else {
             return Ok(max_len);

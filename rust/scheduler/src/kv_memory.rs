@@ -84,8 +84,12 @@ impl KvMemory {
         }
     }
 
-    /// Its last token has to be computed in any case, for what follows it.
+    /// Its last token has to be computed in any case, for what follows it; all of them, where something
+    /// is gathered of them.
     fn find(&self, request: &Request) -> Option<Hit> {
+        if request.harvest > 0 {
+            return None;
+        }
         let known = request.tokens.len().saturating_sub(1);
         self.cache.find(&request.salt, &request.tokens[..known])
     }
@@ -154,7 +158,9 @@ impl KvMemory {
     fn open(&mut self, request: &mut Request, row: Row, num_computed: u32, num_read: u32) {
         let known = &request.tokens[..num_computed as usize];
         let salt = || request.salt.clone();
-        request.prefix = self.caching.then(|| self.cache.open(row, salt(), known));
+        // What is only read is seldom the beginning of anything else.
+        let caches = self.caching && request.generates();
+        request.prefix = caches.then(|| self.cache.open(row, salt(), known));
         (request.row, request.num_computed) = (Some(row), num_computed);
         request.num_read = num_read;
         self.publish(request);

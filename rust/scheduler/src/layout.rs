@@ -6,7 +6,7 @@
 //! wide as the step's longest draft rounded up to one of a few widths; prefill chunks are padded
 //! too. The device sees few shapes. Padding is written behind a row's tokens and overwritten later.
 
-use crate::action::{Laid, PlannedRow, Rect, Sampler, StepPlan};
+use crate::action::{Harvest, Laid, PlannedRow, Rect, Sampler, StepPlan};
 use crate::config::ModelShape;
 use crate::draft_len::DRAFT_WIDTHS;
 use crate::edits::push_edits;
@@ -107,6 +107,7 @@ pub fn lay_out(
     placed.sort_unstable_by_key(|it| it.planned.index);
     for it in &placed {
         sample(&mut plan, it);
+        plan.harvests.extend(harvest(it));
     }
     drop(placed);
     plan.rows = rows;
@@ -118,6 +119,18 @@ fn padded_width(placed: &[Placed<'_>]) -> u32 {
     let longest = placed.iter().filter(|it| it.joins).map(Placed::width).max().unwrap_or(1);
     let widths = DRAFT_WIDTHS.iter().map(|&drafts| drafts as u32 + 1);
     std::iter::once(1).chain(widths).find(|&width| width >= longest).unwrap_or(longest)
+}
+
+/// What is gathered of the prompt's tokens among the known ones: these stand together.
+fn harvest(it: &Placed<'_>) -> Option<Harvest> {
+    let left = it.request.num_prompt.saturating_sub(it.start);
+    let key = it.request.harvest;
+    (key > 0 && left > 0).then(|| Harvest {
+        key,
+        first: it.at(0),
+        count: it.num_known.min(left),
+        start: it.start,
+    })
 }
 
 /// Ask for the logits of the last known token and of every draft.

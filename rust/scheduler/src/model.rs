@@ -226,7 +226,8 @@ impl Model {
     /// Look on disk for what the newly admitted begin with.
     fn seek(&mut self, index: &mut SegmentIndex) {
         let Some(kv_key) = &self.shape.kv_key else { return };
-        for Request { unread, salt, tokens, num_computed, .. } in &mut self.running {
+        let reuses = self.running.iter_mut().filter(|it| it.harvest == 0);
+        for Request { unread, salt, tokens, num_computed, .. } in reuses {
             unread.seek(kv_key, salt, &tokens[..tokens.len() - 1], *num_computed, index);
         }
     }
@@ -299,7 +300,8 @@ impl Model {
         for index in 0..self.running.len() {
             let (ahead, rest) = self.running.split_at_mut(index);
             let request = &mut rest[0];
-            let may = request.num_pending() > 1 && request.prefix.is_some();
+            let reuses = request.prefix.is_some() && request.harvest == 0;
+            let may = request.num_pending() > 1 && reuses;
             let led = may && ahead.iter().any(|other| other.leads(request));
             if request.follows && !led {
                 let before = request.num_computed;
@@ -400,6 +402,9 @@ impl Model {
             request.num_computed += planned.num_new;
             request.num_read += planned.num_read;
             if !planned.samples {
+                if request.num_pending() == 0 {
+                    ended.push((planned.index, Output::default(), Finish::Length));
+                }
                 continue;
             }
             let Some((sampler, &kept)) = samplers.next() else {

@@ -174,7 +174,7 @@ impl Scheduler {
     }
 
     /// Queue a request; returns its id.
-    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, max_draft, priority, prediction, cache_salt, keep_alive))]
+    #[pyo3(signature = (*, model, prompt, max_tokens, stop_tokens, sampling, speculate, max_draft, priority, prediction, cache_salt, keep_alive, harvest=0))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn submit(
         &self,
@@ -190,6 +190,7 @@ impl Scheduler {
         prediction: Vec<u32>,
         cache_salt: &str,
         keep_alive: Option<f64>,
+        harvest: u32,
     ) -> PyResult<u64> {
         let submission = Submission {
             model: ModelId(model),
@@ -203,6 +204,7 @@ impl Scheduler {
             prediction,
             cache_salt: cache_salt.into(),
             keep_alive: keep_alive.map(self::keep_alive),
+            harvest,
         };
         // Indexing a long prompt takes milliseconds.
         Ok(py.detach(|| self.engine.submit(submission))?.0)
@@ -457,6 +459,7 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
         view_step: facts.get_item("view_step")?.extract()?,
         padded: facts.get_item("padded")?.extract()?,
         plain: facts.get_item("plain")?.extract()?,
+        whole: facts.get_item("whole")?.extract()?,
         step_cost: facts.get_item("step_cost")?.extract()?,
         rect_cost: facts.get_item("rect_cost")?.extract()?,
         fingerprint: facts.get_item("fingerprint")?.extract()?,

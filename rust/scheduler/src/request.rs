@@ -30,8 +30,8 @@ pub struct Submission {
     pub model: ModelId,
     /// The prompt's tokens; at least one.
     pub prompt: Vec<u32>,
-    /// Most tokens to generate; at least one, cut at the context length. `None` means as many as
-    /// the context and the KV memory allow.
+    /// Most tokens to generate, cut at the context length: with 0 the prompt is only read. `None` means
+    /// as many as the context and the KV memory allow.
     pub max_tokens: Option<u32>,
     /// Tokens that end the output (and belong to it).
     pub stop_tokens: Arc<[u32]>,
@@ -50,6 +50,9 @@ pub struct Submission {
     pub cache_salt: Arc<str>,
     /// How long the model stays when idle, from now on; `None` leaves it as it was.
     pub keep_alive: Option<KeepAlive>,
+    /// Names what the runner gathers of the prompt's tokens as it computes them; 0 nothing. If it
+    /// gathers something, it computes all of them, even those whose KV is cached.
+    pub harvest: u32,
 }
 
 /// Why a request ended.
@@ -126,6 +129,7 @@ pub struct Request {
     pub(crate) counts: Option<TokenCounts>,
     pub(crate) salt: Arc<str>,
     pub(crate) max_draft: u32,
+    pub(crate) harvest: u32,
     priority: i32,
     /// What follows the current context; absent where drafting is off.
     pub(crate) suffix: Option<SuffixIndex>,
@@ -181,6 +185,7 @@ impl Request {
             num_prompt: submission.prompt.len() as u32,
             salt: submission.cache_salt,
             max_draft: submission.max_draft,
+            harvest: submission.harvest,
             priority: submission.priority,
             suffix,
             prediction,
@@ -223,6 +228,11 @@ impl Request {
 
     pub(crate) fn len(&self) -> u32 {
         self.tokens.len() as u32
+    }
+
+    /// Whether a token is drawn once the prompt is computed.
+    pub(crate) fn generates(&self) -> bool {
+        self.max_len > self.num_prompt
     }
 
     /// Tokens of the output so far.

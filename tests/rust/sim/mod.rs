@@ -244,6 +244,7 @@ pub(crate) fn shape(max_context: u32, total_blocks: u32, padded: bool) -> ModelS
         view_step: 64,
         padded,
         plain: false,
+        whole: false,
         step_cost: vec![(1, 1.0), (256, 1.0)],
         rect_cost: 0.0,
         fingerprint: "sim".to_owned(),

@@ -73,6 +73,7 @@ pub(crate) struct Script {
     pub(crate) salt: u8,
     pub(crate) max_draft: u32,
     pub(crate) priority: i32,
+    pub(crate) harvest: bool,
     /// Prompt and output.
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Finish,
@@ -91,6 +92,8 @@ pub(crate) struct Wish {
     pub(crate) salt: u8,
     pub(crate) max_draft: u32,
     pub(crate) priority: i32,
+    /// Whether something is gathered of its prompt.
+    pub(crate) harvest: bool,
 }
 
 impl Wish {
@@ -106,6 +109,7 @@ impl Wish {
             salt: 0,
             max_draft: u32::MAX,
             priority: 0,
+            harvest: false,
         }
     }
 }
@@ -150,6 +154,7 @@ impl Script {
             salt: wish.salt,
             max_draft: wish.max_draft,
             priority: wish.priority,
+            harvest: wish.harvest,
             tokens: row.iter().map(|it| it.token).collect(),
             finish,
         }
@@ -172,6 +177,7 @@ impl Script {
             cache_salt: format!("salt {}", self.salt).into(),
             prediction: if self.predicted { self.prediction() } else { Vec::new() },
             keep_alive: None,
+            harvest: if self.harvest { self.name } else { 0 },
         }
     }
 
@@ -185,8 +191,9 @@ impl Script {
 /// The length at which a request ends, or `None` if it can never run.
 pub(crate) fn max_len(shape: &ModelShape, wish: Wish) -> Option<u32> {
     let prompt = wish.num_prompt as u32;
-    let wanted = (prompt + wish.max_tokens.max(1)).min(shape.max_context);
-    (prompt < shape.max_context && wanted <= shape.longest_row()).then_some(wanted)
+    let wanted = (prompt + wish.max_tokens).min(shape.max_context);
+    let least = prompt + wish.max_tokens.min(1);
+    (least <= shape.max_context && wanted <= shape.longest_row()).then_some(wanted)
 }
 
 /// All scripts of a test by their names, shared between submitters and the runner.

@@ -29,6 +29,8 @@ pub(crate) struct Tracked {
     pub(crate) output: Vec<u32>,
     sent: bool,
     ran: bool,
+    /// Tokens of its prompt of which something was gathered.
+    gathered: u32,
     /// How it may end, besides by itself.
     excuses: Vec<Finish>,
     pub(crate) end: Option<(Finish, RequestStats)>,
@@ -238,6 +240,7 @@ impl World {
             output: Vec::new(),
             sent: false,
             ran: false,
+            gathered: 0,
             excuses: Vec::new(),
             end: None,
         });
@@ -368,7 +371,22 @@ impl World {
             self.requests[row.request.0 as usize].ran = true;
         }
         let outcome = runner.run(plan);
+        self.gather(plan);
         self.scheduler.commit(plan, &outcome, STEP_MS, events);
+    }
+
+    /// Prompts come whole and in order, or once more from their beginning.
+    fn gather(&mut self, plan: &StepPlan) {
+        for harvest in &plan.harvests {
+            let named = |it: &&mut Tracked| it.script.name == harvest.key;
+            let it = self.requests.iter_mut().find(named).expect("somebody has asked for it");
+            assert!([0, it.gathered].contains(&harvest.start), "a gap in what is gathered");
+            it.gathered = harvest.start + harvest.count;
+            let (first, count) = (harvest.first as usize, harvest.count as usize);
+            let prompt = &it.script.tokens[..it.script.num_prompt];
+            let expected = &prompt[harvest.start as usize..it.gathered as usize];
+            assert_eq!(&plan.tokens[first..first + count], expected, "gathered of other tokens");
+        }
     }
 
     fn fail(&mut self, plan: &StepPlan, fault: Fault, events: &mut Vec<Event>) {
@@ -458,6 +476,8 @@ impl Tracked {
             Finish::Stop | Finish::Length => {
                 assert_eq!(self.output, self.script.output(), "output ends early");
                 assert_eq!(*finish, self.script.finish);
+                let whole = if self.script.harvest { self.script.num_prompt } else { 0 };
+                assert_eq!(self.gathered as usize, whole, "not all of the prompt was gathered");
             }
         }
         let kept = (0..).zip(&stats.accepted).map(|(kept, &times): (u32, _)| kept * times).sum();

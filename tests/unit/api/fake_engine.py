@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+import numpy as np
 from msgspec import Struct
 
 from mlxspec.engine.request import (
@@ -11,12 +12,17 @@ from mlxspec.engine.request import (
     ChatOptions,
     Delta,
     DrafterCard,
+    Embedded,
+    EmbeddingRequest,
     FinishReason,
     GenerationRequest,
     MemoryUse,
     Message,
     ModelCard,
+    ReadRequest,
     RequestMetrics,
+    Reranked,
+    RerankRequest,
     SpeculationMetrics,
     Usage,
 )
@@ -206,6 +212,13 @@ class FakeEngine:
         self.scripts: list[Sequence[Step]] = []
         """Played first, one each, before `script`."""
         self.requests: list[GenerationRequest] = []
+        self.read: list[ReadRequest] = []
+        self.asked = asyncio.Event()
+        """Set once there are texts to be read."""
+        self.reading = asyncio.Event()
+        self.reading.set()
+        """Cleared while texts are not to be read."""
+        self.reads_given_up = 0
         self.generations: list[FakeGeneration] = []
         self.accepted: asyncio.Queue[FakeGeneration] = asyncio.Queue()
         self.is_ready = True
@@ -298,6 +311,33 @@ class FakeEngine:
 
     def counters(self) -> FakeCounters:
         return FakeCounters()
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """A vector of a text's length, its place, and a half; a token a letter."""
+        await self._read(request)
+        vectors = [
+            np.array([len(text), at, 0.5], np.float32)[: request.dimensions]
+            for at, text in enumerate(request.inputs)
+        ]
+        return Embedded(vectors, sum(map(len, request.inputs)))
+
+    async def rerank(self, request: RerankRequest) -> Reranked:
+        """The longer a document, the better."""
+        await self._read(request)
+        scores = [len(text) / 10 for text in request.documents]
+        return Reranked(scores, sum(map(len, request.documents)), "cosine")
+
+    async def _read(self, request: ReadRequest) -> None:
+        self._known(request.model)
+        if self.refusal is not None:
+            raise self.refusal
+        self.read.append(request)
+        self.asked.set()
+        try:
+            await self.reading.wait()
+        except asyncio.CancelledError:
+            self.reads_given_up += 1
+            raise
 
     async def tokenize(
         self,

@@ -298,8 +298,6 @@ def test_the_root_and_the_version_are_what_clients_probe(client: TestClient[Any]
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/api/embed"),
-        ("POST", "/api/embeddings"),
         ("POST", "/api/create"),
         ("POST", "/api/copy"),
         ("POST", "/api/push"),

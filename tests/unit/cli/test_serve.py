@@ -157,11 +157,11 @@ def test_an_absent_demo_is_pulled_first(
     served: list[Config], store_home: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        serve_verb, "_pull_demo", lambda: store(store_home, tiny_gguf, "demo"), raising=True
+        serve_verb, "_pull", lambda name: store(store_home, tiny_gguf, name), raising=True
     )
     assert serve("demo").exit_code == 0
     assert served[0].models[0].source == str(store_home / "demo")
-    monkeypatch.setattr(serve_verb, "_pull_demo", lambda: pytest.fail("pulled again"))
+    monkeypatch.setattr(serve_verb, "_pull", lambda _: pytest.fail("pulled again"))
     assert serve("demo").exit_code == 0
 
 

