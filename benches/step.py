@@ -96,7 +96,7 @@ def with_stock_attention(step: Callable[[], None]) -> Callable[[], None]:
     """The same step, with MLX's own attention where ours would run."""
 
     def stock_step() -> None:
-        with patch.object(row_attention, "passes", lambda *_: False):
+        with patch.object(row_attention, "suits", lambda *_: False):
             step()
 
     return stock_step

@@ -98,7 +98,7 @@ class StepAttention:
             keys, values = slab.keys[layer], slab.values[layer]
             groups = slab.layers[layer].groups
             plain = groups is None and sinks is None
-            if plain and row_attention.suits(queries, keys[0], values[0], rect.width):
+            if plain and row_attention.suits(queries, keys[0], values[0], rect):
                 mine = slice(rect.first, rect.stop)
                 operands = queries[mine], keys[0], values[0], self.positions[mine]
                 shape = row_attention.Shape.of(rect, queries.shape[1], keys[0], window)

@@ -1,9 +1,9 @@
-"""Attention of a few new tokens per row over KV rows in place, by a CUDA kernel of our own.
+"""Attention of a few new tokens per row over KV rows in place, by kernels of our own.
 
 MLX's own attention reads every row of a slab to its end, and masks; this reads each row as far as
 its tokens reach, and each KV head once for all query heads that share it. What it computes is
-checked on the user's device before it is used, and whether it is faster there
-(docs/row_attention.md has the measurements). Engine and loader threads.
+tried on the user's device before it is used: whether it is right, and for how many rows and tokens
+it is faster there (docs/row_attention.md has the measurements). Engine and loader threads.
 """
 
 import math
@@ -11,18 +11,23 @@ import struct
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
-from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from itertools import product
+from typing import Final, NamedTuple
 
 import mlx.core as mx
 import structlog
 
 from mlxspec.model.kv import Rect
+from mlxspec.model.row_kernels import THREADS, dialect, kernels
 
 log = structlog.get_logger()
 
-MAX_WIDTH: Final = 33
-"""KV is read once for every 16 queries: too often where rows have more new tokens, as prompts."""
+WIDTHS: Final = (1, 5, 17, 33)
+"""New tokens per row that are tried, each for what lies below it. KV is read once for a tile of
+queries: too often where rows have more, as prompts."""
+
+MANY_ROWS: Final = 8
+"""Rows that are tried beside one, and speak for all but one."""
 
 SPLIT: Final = 512
 """Positions per block of threads; measured beside 128 and 256."""
@@ -30,8 +35,6 @@ SPLIT: Final = 512
 TOLERANCE: Final = 1e-2
 """Relative error, as a root of mean squares, that rounding to 16 bits explains."""
 
-_THREADS: Final = 128
-_HEAD_DIMS: Final = (64, 128)
 _DTYPES: Final = (mx.bfloat16, mx.float16)
 
 
@@ -62,10 +65,6 @@ class Shape(NamedTuple):
         """Queries that share a row's KV head."""
         return self.groups * self.width
 
-    @property
-    def num_tiles(self) -> int:
-        return -(-self.num_queries // 16)
-
 
 def attend(
     queries: mx.array,
@@ -83,21 +82,25 @@ def attend(
     once. positions: (num_tokens,) int32; a token sees its row up to there, its own position
     included.
     """
+    device = dialect()
+    if device is None:
+        raise RuntimeError("no kernel of row attention for this device")
     num_tokens, heads, _, dim = queries.shape
-    part, join = _kernels(dim, queries.dtype == mx.float16)
+    part, join = kernels(device, dim, queries.dtype == mx.float16)
     numbers = _numbers(shape, scale)
     cells = (shape.rows, shape.kv_heads, shape.num_splits, shape.num_queries)
+    num_tiles = -(-shape.num_queries // device.tile_queries[dim])
     parts, stats = part(
         inputs=[queries, keys, values, positions, numbers],
-        grid=(_THREADS * shape.num_splits, shape.kv_heads * shape.num_tiles, shape.rows),
-        threadgroup=(_THREADS, 1, 1),
+        grid=(THREADS * shape.num_splits, shape.kv_heads * num_tiles, shape.rows),
+        threadgroup=(THREADS, 1, 1),
         output_shapes=[(*cells, dim), (*cells, 2)],
         output_dtypes=[mx.float32, mx.float32],
     )
     [output] = join(
         inputs=[parts, stats, positions, numbers],
         grid=(num_tokens * heads * 32, 1, 1),
-        threadgroup=(_THREADS, 1, 1),
+        threadgroup=(THREADS, 1, 1),
         output_shapes=[queries.shape],
         output_dtypes=[queries.dtype],
     )
@@ -105,42 +108,69 @@ def attend(
     return result
 
 
-def suits(queries: mx.array, keys: mx.array, values: mx.array, width: int) -> bool:
+def suits(queries: mx.array, keys: mx.array, values: mx.array, rect: Rect) -> bool:
     """Whether `attend` is right and faster for these operands, on this device."""
-    dim = queries.shape[-1]
+    device, dim = dialect(), queries.shape[-1]
     return (
-        width <= MAX_WIDTH
-        and dim in _HEAD_DIMS
+        device is not None
+        and rect.width <= WIDTHS[-1]
+        and dim in device.tile_queries
         and values.shape[-1] == dim
         and queries.dtype in _DTYPES
         and keys.dtype == queries.dtype
-        and passes(queries.shape[1], keys.shape[1], dim, queries.dtype)
+        and Case.of(rect) in faster(queries.shape[1], keys.shape[1], dim, queries.dtype)
     )
 
 
+class Case(NamedTuple):
+    """Rows and new tokens of each that are tried, for all that are like it."""
+
+    rows: int
+    width: int
+
+    @classmethod
+    def of(cls, rect: Rect) -> "Case":
+        return cls(1 if rect.rows == 1 else MANY_ROWS, min(it for it in WIDTHS if it >= rect.width))
+
+
+class Trial(NamedTuple):
+    """Relative error of `attend`, and MLX's own time over its time."""
+
+    error: float
+    speedup: float
+
+
+CASES: Final = tuple(Case(*it) for it in product((1, MANY_ROWS), WIDTHS))
+
+
 @lru_cache
-def passes(heads: int, kv_heads: int, dim: int, dtype: mx.Dtype) -> bool:
-    """Whether the kernel computes what MLX does on this device, and sooner; asked once a model."""
-    if not mx.cuda.is_available() or mx.default_device().type != mx.DeviceType.gpu:
-        return False
+def faster(heads: int, kv_heads: int, dim: int, dtype: mx.Dtype) -> frozenset[Case]:
+    """Where the kernel computes what MLX does on this device, and sooner; asked once a model.
+
+    Nowhere if it is wrong anywhere, or does not run: whatever it is that fails, MLX's own
+    attention is always there.
+    """
     try:
-        error, speedup = check(heads, kv_heads, dim, dtype)
-    except (RuntimeError, ValueError) as failure:
+        trials = {case: check(case, heads, kv_heads, dim, dtype) for case in CASES}
+    except Exception as failure:  # noqa: BLE001 - a compiler, driver or device of the user's
         log.warning("row attention is off: it does not run here", error=str(failure))
-        return False
-    good = error <= TOLERANCE and speedup > 1
-    log.info("row attention is " + ("on" if good else "off"), error=error, speedup=speedup)
-    return good
+        return frozenset()
+    error = max((it.error for it in trials.values()), key=lambda it: (math.isnan(it), it))
+    good = {case for case, it in trials.items() if it.speedup > 1} if error <= TOLERANCE else set()
+    speedups = {f"{case.rows} x {case.width}": it.speedup for case, it in trials.items()}
+    state = "on" if len(good) == len(CASES) else "on where it is faster" if good else "off"
+    log.info(f"row attention is {state}", error=error, speedups=speedups)
+    return frozenset(good)
 
 
-def check(heads: int, kv_heads: int, dim: int, dtype: mx.Dtype) -> tuple[float, float]:
-    """Relative error of `attend` on ragged random rows, and MLX's own time over its time."""
-    rows, width, capacity = 8, 5, 1024
+def check(case: Case, heads: int, kv_heads: int, dim: int, dtype: mx.Dtype) -> Trial:
+    """Try `attend` on ragged random rows."""
+    (rows, width), capacity = case, 1024
     first, second, third = mx.random.split(mx.random.key(0), 3)
     queries = mx.random.normal((rows * width, heads, 1, dim), key=first).astype(dtype)
     keys = mx.random.normal((rows, kv_heads, capacity, dim), key=second).astype(dtype)
     values = mx.random.normal((rows, kv_heads, capacity, dim), key=third).astype(dtype)
-    starts = (mx.arange(rows) * 97 + 11) % (capacity - width)
+    starts = (mx.arange(rows) * 97 + 501) % (capacity - width)
     positions = (starts[:, None] + mx.arange(width)).reshape(-1).astype(mx.int32)
     mx.eval(queries, keys, values, positions)
     scale = 1 / math.sqrt(dim)
@@ -150,11 +180,16 @@ def check(heads: int, kv_heads: int, dim: int, dtype: mx.Dtype) -> tuple[float, 
     wide = [it.astype(mx.float32) for it in (queries, keys, values)]
     exact = masked(wide[0], wide[1], wide[2], positions, scale)
     error = mx.sqrt(((ours().astype(mx.float32) - exact) ** 2).sum() / (exact**2).sum())
-    return float(error), round(_seconds(stock) / _seconds(ours), 2)
+    return Trial(float(error), round(_seconds(stock) / _seconds(ours), 2))
 
 
-def masked(
-    queries: mx.array, keys: mx.array, values: mx.array, positions: mx.array, scale: float
+def masked(  # noqa: PLR0917 - the operands of one function
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    positions: mx.array,
+    scale: float,
+    window: int | None = None,
 ) -> mx.array:
     """The same by MLX's own attention over whole rows, of which it hides what is not to be seen.
 
@@ -162,7 +197,10 @@ def masked(
     """
     rows, heads, dim = keys.shape[0], queries.shape[1], queries.shape[-1]
     rectangle = queries.reshape(rows, -1, heads, dim).transpose(0, 2, 1, 3)
-    mask = mx.arange(keys.shape[2]) <= positions.reshape(rows, 1, -1, 1)
+    columns, last = mx.arange(keys.shape[2]), positions.reshape(rows, 1, -1, 1)
+    mask = columns <= last
+    if window is not None:
+        mask = mask & (columns > last - window)
     output = mx.fast.scaled_dot_product_attention(rectangle, keys, values, scale=scale, mask=mask)
     return output.transpose(0, 2, 1, 3).reshape(queries.shape)
 
@@ -185,26 +223,3 @@ def _numbers(shape: Shape, scale: float) -> mx.array:
     numbers = mx.array([*shape[:5], *splits, shape.window or 0, shape.slot, bits], mx.int32)
     mx.eval(numbers)
     return numbers
-
-
-@lru_cache
-def _kernels(dim: int, half: bool) -> tuple[Any, Any]:
-    """Compiled by MLX when first called, for every shape at once."""
-    header = files("mlxspec.model").joinpath("cuda", "row_attention.cu").read_text("utf-8")
-    inputs = {
-        "part": ["queries", "keys", "values", "positions", "numbers"],
-        "join": ["part", "stats", "positions", "numbers"],
-    }
-    outputs = {"part": ["part", "stats"], "join": ["out"]}
-    part, join = (
-        mx.fast.cuda_kernel(
-            name=f"row_attention_{stage}_{dim}_{'half' if half else 'bfloat'}",
-            input_names=inputs[stage],
-            output_names=outputs[stage],
-            source=f"row_attention_{stage}<{dim}, {str(half).lower()}>"
-            f"({', '.join(inputs[stage] + outputs[stage])});",
-            header=header,
-        )
-        for stage in ("part", "join")
-    )
-    return part, join
