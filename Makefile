@@ -13,7 +13,7 @@ SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
 # MLX's backend: none to choose on a Mac; on Linux an NVIDIA driver decides.
 EXTRA := $(shell if [ "$$(uname)" = Darwin ]; then echo; elif command -v nvidia-smi >/dev/null; then echo '[cuda13]'; else echo '[cpu]'; fi)
 
-.PHONY: help run test check format lint-python lint-rust test-rust test-python histories chaos soak mutants tsan audit bench setup blas clean
+.PHONY: help run test check format lint-python lint-rust test-rust test-python histories chaos fuzz soak mutants tsan audit bench setup blas clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -78,7 +78,15 @@ histories: ## A million operations on the scheduler, its books checked after eac
 
 chaos: setup ## Fault tests at full size: takes hours
 	$(BIN)/pytest tests/faults tests/scheduler/test_step_faults.py tests/scheduler/test_residency.py \
-	  --ignore tests/faults/test_soak.py --full --timeout 14400
+	  --ignore tests/faults/test_soak.py -m 'not parts' --full --timeout 14400
+
+fuzz: setup ## Hostile inputs by the million on all cores: takes an hour; needs Linux and nightly Rust
+	command -v cargo-fuzz >/dev/null || { echo "first: cargo install --locked cargo-fuzz"; exit 1; }
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/pytest tests/faults -m parts --full --timeout 14400 --numprocesses auto --dist worksteal
+	$(BIN)/python tests/fuzz/parsers.py | \
+	  xargs -P $(shell nproc) -I{} $(BIN)/python tests/fuzz/parsers.py {} -runs=1000000
+	cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz corpus_file -- -runs=1000000
 
 soak: setup ## Half an hour of mixed traffic: memory, files and threads stay flat
 	$(BIN)/pytest --capture no tests/faults/test_soak.py --full --timeout 3600

@@ -1,7 +1,7 @@
 """Break one operator, number or condition of a module at a time: do its tests notice?
 
 `python tests/mutants.py [MODULE]...` prints those that no test notices, and ends with 1 if one of
-them is not explained in docs/mutants.md. Mutants live in a copy; nothing here is changed.
+them is not explained in docs/mutants.md. Mutants live in copies; nothing here is changed.
 """
 
 import ast
@@ -11,9 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "mlxspec"
 TESTS = {
     "speculative/accept.py": ["speculative/test_accept.py"],
     "speculative/rejection.py": ["speculative/test_rejection.py"],
@@ -70,40 +73,39 @@ def _mutate(node: ast.AST) -> bool:
     return True
 
 
-def survives(package: Path, tests: list[str]) -> bool:
-    """Whether these tests pass with the package that lies there."""
+def survives(module: str, text: str) -> bool:
+    """Whether the module's tests pass where this is its text, in a copy of the package."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    paths = [str(ROOT / "tests" / "unit" / it) for it in tests]
-    environment = os.environ | {"PYTHONPATH": str(package.parent)}
-    try:
-        done = subprocess.run(
-            [*command, *paths], cwd=ROOT, env=environment, capture_output=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return False
+    paths = [str(ROOT / "tests" / "unit" / it) for it in TESTS[module]]
+    with tempfile.TemporaryDirectory() as folder:
+        package = shutil.copytree(PACKAGE, Path(folder) / "mlxspec")
+        (package / module).write_text(text)
+        environment = os.environ | {"PYTHONPATH": folder}
+        try:
+            done = subprocess.run(
+                [*command, *paths], cwd=ROOT, env=environment, capture_output=True, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return False
     return done.returncode == 0
 
 
 def main(modules: list[str]) -> int:
-    """Try all mutants of these modules, or of all."""
+    """Try all mutants of these modules, or of all, on all cores."""
     explained = (ROOT / "docs" / "mutants.md").read_text()
     surprises = 0
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "mlxspec"
-        shutil.copytree(ROOT / "python" / "mlxspec", package)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for module in modules or TESTS:
-            file, source = package / module, (package / module).read_text()
-            assert survives(package, TESTS[module]), "the tests fail without a mutant"
-            count = 0
-            for what, text in mutants(source):
-                count += 1
-                file.write_text(text)
-                if survives(package, TESTS[module]):
+            source = (PACKAGE / module).read_text()
+            assert survives(module, source), "the tests fail without a mutant"
+            changes, texts = zip(*mutants(source), strict=True)
+            alive = pool.map(partial(survives, module), texts)
+            for what, lives in zip(changes, alive, strict=True):
+                if lives:
                     known = f"`{what.partition(': ')[2]}`" in explained
                     surprises += not known
                     print(f"{module}:{what}{' (explained)' if known else ''}", flush=True)
-            file.write_text(source)
-            print(f"{module}: {count} mutants", flush=True)
+            print(f"{module}: {len(changes)} mutants", flush=True)
     return int(surprises > 0)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty import Faulty, Sized
+from faulty import PARTS, Faulty, Sized
 
 from server_process import started
 
@@ -13,9 +13,16 @@ SOON_FULL = ["--kv-memory", "64MiB", "--shared-suffix-memory", "1MiB"]
 """Caches that fill within seconds instead of days."""
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "part" in metafunc.fixturenames:
+        num_parts = PARTS if metafunc.config.getoption("full") else 1
+        marked = [pytest.param(part, marks=pytest.mark.parts) for part in range(num_parts)]
+        metafunc.parametrize("part", marked)
+
+
 @pytest.fixture
 def sized(request: pytest.FixtureRequest) -> Sized:
-    """Small, or with `--full` as large as `make chaos` wants it."""
+    """Small, or with `--full` as large as `make chaos` and `make fuzz` want it."""
     full = request.config.getoption("--full")
     return lambda small, large: large if full else small
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import httpx
 
 Sized = Callable[[int, int], int]
-"""Chooses between the size that every run can hold and the full one (`make chaos`)."""
+"""Chooses between the size that every run can hold and the full one (`make chaos`, `make fuzz`)."""
+
+PARTS = 16
+"""A million inputs come in so many parts, each with its own seed, which cores can share."""
 
 
 class Faulty:
