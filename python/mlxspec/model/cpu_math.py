@@ -1,4 +1,4 @@
-"""Exponentials that MLX's CPU backend computes fast: a prompt is read a fifth sooner.
+"""Exponentials and maxima that MLX's CPU backend computes fast: a prompt is read a fifth sooner.
 
 MLX takes them one at a time from libm there, 12 ns each on x86, and a prompt of 128 tokens needs
 half a million of them in every layer. Products, sums and bit shifts it vectorises, above all when
@@ -25,10 +25,11 @@ LN2_LOW: Final = -2.12194440e-4
 ROUND: Final = 1.5 * 2.0**23
 """Adding it to a float32 rounds that to an integer, which then stands in the lowest bits."""
 
-TAYLOR: Final = (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2)
-
 SIZES: Final = 256
 """So many sizes of arrays are kept compiled for; one more is traced in less than 1 ms."""
+
+BLOCK: Final = 256
+"""Numbers among which `argmax` looks one by one."""
 
 FEW_SCORES: Final = 12_000
 """Attention over fewer scores is sooner done by MLX's own function: it is one call."""
@@ -40,10 +41,10 @@ def _exp(x: mx.array) -> mx.array:
     shifted = clipped * LOG2_E + ROUND
     n = shifted - ROUND
     rest = clipped - n * LN2_HIGH - n * LN2_LOW
-    series = rest / 5040
-    for coefficient in TAYLOR:
-        series = (series + coefficient) * rest
-    power = series * rest + rest + 1.0
+    square = rest * rest
+    # Terms in pairs: MLX joins eleven operations in a row at most, and so needs fewer loops.
+    series = (1 / 24 + rest * (1 / 120)) + square * (1 / 720 + rest * (1 / 5040))
+    power = (1.0 + rest) + square * ((0.5 + rest * (1 / 6)) + square * series)
     bits = mx.view(power, mx.int32) + mx.left_shift(mx.view(shifted, mx.int32), 23)
     return mx.view(bits, mx.float32) * (x > LOWEST)
 
@@ -61,6 +62,21 @@ def exp(x: mx.array) -> mx.array:
 def _exp_of(size: int) -> Callable[[mx.array], mx.array]:
     """Of its own: MLX searches one function's traces one by one, and never drops any."""
     return mx.compile(partial(_exp))
+
+
+def argmax(x: mx.array) -> mx.array:
+    """`mx.argmax(x, axis=-1)` of (rows, n), the first of equals; on a CPU in half the time.
+
+    MLX finds a maximum there four numbers at a time, but its place one at a time: so first the
+    block that has it, then its place in the block.
+    """
+    rows, size = x.shape
+    if not _on_cpu() or size % BLOCK:
+        return mx.argmax(x, axis=-1)
+    blocks = x.reshape(rows, -1, BLOCK)
+    block = mx.argmax(blocks.max(axis=-1), axis=-1)
+    inside = mx.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * BLOCK + mx.argmax(inside, axis=-1)
 
 
 swiglu = mx.compile(_swiglu)

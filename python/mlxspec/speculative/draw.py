@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlxspec.model.cpu_math import argmax
 from mlxspec.speculative.constrain import Masks
 from mlxspec.speculative.edits import Edits, Positions
 from mlxspec.speculative.plan import Ints, Samplers
@@ -26,7 +27,7 @@ def draw_targets(
     noise_keys: (num_sampled, 2). masks: what grammars allow. exact: see `draw`.
     Greedy rows take the largest logit; only rows that ask for more pay for more.
     """
-    tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
+    tokens = argmax(logits).astype(mx.uint32)
     if not (samplers.temperature.any() or len(edits.kind) or masks):
         return tokens
     row = samplers.of_positions()
@@ -74,7 +75,7 @@ def _draw(
     logits: mx.array, per_position: Samplers, noise_keys: Ints, edits: Edits, *, exact: bool
 ) -> mx.array:
     """Tokens (positions,) uint32 of edited logits (positions, vocab); samplers by position."""
-    tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
+    tokens = argmax(logits).astype(mx.uint32)
     random = np.flatnonzero(per_position.temperature > 0)
     if len(random) == 0:
         return tokens

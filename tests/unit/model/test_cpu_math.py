@@ -25,6 +25,15 @@ def test_exp_of_what_is_masked_is_zero() -> None:
     assert cpu_math.exp(masked).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("size", [512, 49_152, 1_000])
+def test_argmax_is_the_first_of_the_largest(size: int) -> None:
+    x = mx.random.randint(0, 40, (33, size)).astype(mx.float32)
+    x[0] = -mx.inf
+    x[1, 7] = x[1, size - 1] = 40
+    x[2, size - 1] = 40
+    assert cpu_math.argmax(x).tolist() == np.argmax(np.array(x), axis=-1).tolist()
+
+
 def test_swiglu_is_mlx_lms_at_any_gate() -> None:
     gate = mx.concatenate([mx.linspace(-60, 60, 5001), mx.array([-1e4, -90.0, 0.0, 90.0, 1e4])])
     x = mx.random.normal(gate.shape, key=mx.random.key(1))
