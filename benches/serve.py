@@ -46,15 +46,20 @@ class Bench(Struct, frozen=True):
     def cell(self, kind: Kind, clients: int) -> Cell:
         """Measure one cell: the contenders in turn, as often as wanted."""
         rounds: dict[str, list[Round]] = {contender: [] for contender in CONTENDERS}
-        for _ in range(self.options.repeats):
-            for contender, measured in self._rounds(kind, clients).items():
+        for nth in range(self.options.repeats):
+            for contender, measured in self._rounds(kind, clients, nth).items():
                 rounds[contender].append(measured)
         return Cell(kind, clients, rounds)
 
-    def _rounds(self, kind: Kind, clients: int) -> dict[str, Round]:
-        """One round of each contender, with the same fresh prompts."""
+    def _rounds(self, kind: Kind, clients: int, nth: int = 0) -> dict[str, Round]:
+        """One round of each contender, with the same fresh prompts; every other one backwards.
+
+        Who follows the other server finds the caches cold: our two contenders share one, and so
+        take turns at that.
+        """
         asked = self.prompts.take(kind, clients, self.options.requests)
-        return {contender: self._round(contender, kind, asked) for contender in CONTENDERS}
+        order = CONTENDERS if nth % 2 == 0 else CONTENDERS[::-1]
+        return {contender: self._round(contender, kind, asked) for contender in order}
 
     def _round(self, contender: str, kind: Kind, asked: list[list[Messages]]) -> Round:
         server = self.servers[PEER if contender == PEER else ON]
