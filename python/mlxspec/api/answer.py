@@ -20,6 +20,7 @@ from mlxspec.engine.request import (
     Delta,
     FinishReason,
     GenerationRequest,
+    PromptToken,
     TokenLogprobs,
     ToolCall,
 )
@@ -39,6 +40,8 @@ class Completed(Struct, frozen=True):
     """The stop string that ended it, if one did."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """Of its tokens, if the request asked for them."""
+    prompt: tuple[PromptToken, ...] = ()
+    """The prompt's own, if the request asked for their logprobs."""
 
 
 async def open_generation(
@@ -76,8 +79,8 @@ async def _open(
 async def accept(
     engine: EngineLike, wanted: GenerationRequest, copies: int
 ) -> list[GenerationLike]:
-    """Queue copies, which the caller must close; those of no tokens have none."""
-    if wanted.max_tokens == 0:
+    """Queue copies, which the caller must close. Where nothing is asked for, nothing runs."""
+    if wanted.max_tokens == 0 and wanted.prompt_logprobs is None:
         one_token = msgspec.structs.replace(wanted, max_tokens=1)
         return [NoTokens(one) for one in await engine.submit_copies(one_token, copies)]
     return list(await engine.submit_copies(wanted, copies))
@@ -118,6 +121,7 @@ async def complete(generation: GenerationLike) -> Completed:
         calls=tuple(delta.call for delta in deltas if delta.call),
         stop=deltas[-1].stop,
         logprobs=tuple(token for delta in deltas for token in delta.logprobs),
+        prompt=tuple(generation.prompt_tokens),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from mlxspec.api.ports import GenerationLike
-from mlxspec.engine.request import Delta, RequestMetrics, Usage
+from mlxspec.engine.request import Delta, PromptToken, RequestMetrics, Usage
 
 NO_TIMES = RequestMetrics(
     time_to_first_token_ms=None,
@@ -39,6 +39,11 @@ class NoTokens:
     def usage(self) -> Usage:
         """The prompt's tokens and no others."""
         return msgspec.structs.replace(self._accepted.usage, completion_tokens=0)
+
+    @property
+    def prompt_tokens(self) -> tuple[PromptToken, ...]:
+        """Nobody asked."""
+        return ()
 
     @property
     def metrics(self) -> RequestMetrics:

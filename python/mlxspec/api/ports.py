@@ -14,6 +14,7 @@ from mlxspec.engine.request import (
     MemoryUse,
     Message,
     ModelCard,
+    PromptToken,
     RequestMetrics,
     Reranked,
     RerankRequest,
@@ -42,6 +43,11 @@ class GenerationLike(Protocol):
     @property
     def usage(self) -> Usage:
         """Token counts so far; final after the last delta."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> Sequence[PromptToken]:
+        """The prompt token by token, if the request asks for its logprobs; after the last delta."""
         ...
 
     @property

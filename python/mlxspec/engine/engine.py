@@ -456,17 +456,27 @@ class Engine:
         sampling = token_sampling(request, tokenizer, stops)
         constraints = self._runner.constraints(index)
         key = 0 if constraint is None else constraints.add(constraint)
+        harvests, report = self._runner.harvests, tokenizer.prompt_report(request, encoded.prompt)
+        harvest = 0 if report is None else harvests.add(report.scores)
+
+        def forget() -> str:
+            harvests.drop(harvest)
+            return constraints.drop(key)
+
         try:
             sampling = replace(sampling, constraint=key)
-            request_id = self._queue(request, index, encoded, stops, sampling)
+            request_id = self._queue(
+                request, index, encoded, stops=stops, sampling=sampling, harvest=harvest
+            )
         except MlxspecError:
-            constraints.drop(key)
+            forget()
             raise
         generation = Generation(
             num_prompt_tokens=len(encoded.prompt),
             output=tokenizer.output(request, encoded.prompt, frozenset(stops)),
             abort=lambda: self._scheduler.abort(request_id),
-            on_end=lambda: constraints.drop(key),
+            on_end=forget,
+            report=report,
             deadlines=lambda fail: Deadlines(
                 self._config.limits,
                 request.timeout_seconds,
@@ -483,8 +493,10 @@ class Engine:
         request: GenerationRequest,
         index: int,
         encoded: Encoded,
+        *,
         stops: list[int],
         sampling: TokenSampling,
+        harvest: int,
     ) -> int:
         """Hand a request to the scheduler; returns its id, or raises what the client is to see."""
         with self._refusals(_prompt_param(request)):
@@ -500,6 +512,7 @@ class Engine:
                 prediction=encoded.prediction,
                 cache_salt=request.cache_salt,
                 keep_alive=request.keep_alive,
+                harvest=harvest,
             )
 
     @contextmanager

@@ -9,10 +9,12 @@ from typing import Literal, NamedTuple
 from mlxspec.engine.deadlines import Deadlines
 from mlxspec.engine.logprobs import RawLogprobs
 from mlxspec.engine.output import Output
+from mlxspec.engine.prompt_report import PromptReport
 from mlxspec.engine.reply import Part
 from mlxspec.engine.request import (
     Delta,
     FinishReason,
+    PromptToken,
     RequestMetrics,
     SpeculationMetrics,
     Usage,
@@ -50,6 +52,7 @@ class Generation:
     """Event loop only. Iterate for deltas; `close` at any time frees the request's memory.
 
     on_end: called once, when the scheduler tells of the end; why the grammar was given up, if so.
+    report: what is told of the prompt, if anything.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class Generation:
         abort: Callable[[], None],
         on_end: Callable[[], str],
         deadlines: Callable[[Callable[[MlxspecError], None]], Deadlines],
+        report: PromptReport | None = None,
     ) -> None:
         """`deadlines` makes the request's timers; they call what they are given when time is up."""
         self._output = output
         self._on_end = on_end
+        self._report = report
         self._gave_up = ""
         self._abort = abort
         self._tokens: deque[int] = deque()
@@ -156,6 +161,12 @@ class Generation:
             return None
         if self._gave_up:
             raise BadRequestError(f"the grammar was given up, {self._gave_up}: send a simpler one")
+        if self._report is not None and self._report.scores.refusal:
+            raise BadRequestError(
+                f"the model cannot tell of its prompt, {self._report.scores.refusal}: leave out "
+                "prompt_logprobs, or logprobs with echo",
+                param="prompt_logprobs",
+            )
         return self._finished(self._finish_reason(self._end))
 
     def _finished(self, reason: FinishReason) -> FinishReason:
@@ -193,6 +204,10 @@ class Generation:
             rejected_prediction_tokens=verified - kept,
             cached_tokens=0 if self._end is None else self._end.cached_tokens,
         )
+
+    @property
+    def prompt_tokens(self) -> tuple[PromptToken, ...]:
+        return () if self._report is None else self._report.tokens()
 
     @property
     def metrics(self) -> RequestMetrics:

@@ -77,12 +77,13 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """One prompt and how to continue it.
 
     `prompt` is chat messages, raw text, or token ids; `chat` is for messages only. `max_tokens`
-    None means: to the end of the context. `stop` strings and tokens end the text before themselves,
-    but not before `min_tokens`; `ignore_eos` keeps the model's own stop tokens from ending it.
-    `grammar` is what the text must follow; it ends with the text. `speculative` False decodes
-    plainly. `prediction` is the answer as the client expects it: it is drafted from, and changes no
-    token. Requests share cached KV, and are drafted from each other's answers, within one
-    `cache_salt`. `timeout_seconds`: how long the whole may take, within the server's own limit.
+    None means: to the end of the context; 0, with `prompt_logprobs`, only reads the prompt. `stop`
+    strings and tokens end the text before themselves, but not before `min_tokens`; `ignore_eos`
+    keeps the model's own stop tokens from ending it. `grammar` is what the text must follow; it
+    ends with the text. `speculative` False decodes plainly. `prediction` is the answer as the
+    client expects it: it is drafted from, and changes no token. Requests share cached KV, and are
+    drafted from each other's answers, within one `cache_salt`. `timeout_seconds`: how long the
+    whole may take, within the server's own limit.
     """
 
     model: str
@@ -91,6 +92,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """What follows the text that is to be generated; not for messages."""
     sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
+    prompt_logprobs: int | None = None
+    """Tell how likely each token of the prompt was, and this many alternatives; or nothing."""
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -191,6 +194,20 @@ class TokenLogprobs(Struct, frozen=True):
     top: tuple[Likelihood, ...]
     offset: int
     """Characters of the request's text before this token."""
+
+
+class PromptToken(Struct, frozen=True):
+    """A token of a prompt, and how likely the target found it there: not told of the first one.
+
+    special: it stands for no text. rank: 1 is the likeliest token at its place.
+    """
+
+    token: int
+    text: bytes
+    special: bool
+    logprob: float | None
+    rank: int | None
+    top: tuple[Likelihood, ...]
 
 
 class Delta(Struct, frozen=True, kw_only=True):

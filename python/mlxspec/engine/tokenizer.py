@@ -18,6 +18,7 @@ from mlxspec.engine.grammar import GrammarCompiler
 from mlxspec.engine.infill import Infill
 from mlxspec.engine.logprobs import LogprobQueue
 from mlxspec.engine.output import Output
+from mlxspec.engine.prompt_report import PromptReport
 from mlxspec.engine.reply import ReplyParser
 from mlxspec.engine.reply_format import ReplyFormat
 from mlxspec.engine.request import (
@@ -160,6 +161,17 @@ class Tokenizer:
             min_tokens=request.min_tokens,
             reply=self._reply(request, prompt) if is_chat else ReplyParser.plain(),
             logprobs=LogprobQueue(self._vocabulary.bytes_of),
+        )
+
+    def prompt_report(self, request: GenerationRequest, prompt: list[int]) -> PromptReport | None:
+        """What is told of a request's prompt, if it asks; `prompt` is what `encode` made of it."""
+        if request.prompt_logprobs is None:
+            return None
+        return PromptReport(
+            prompt,
+            min(request.prompt_logprobs, self.vocab_size),
+            bytes_of=self._vocabulary.bytes_of,
+            special=self._special,
         )
 
     def constrained(self, request: GenerationRequest, prompt: list[int]) -> GenerationRequest:

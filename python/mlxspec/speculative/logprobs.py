@@ -23,14 +23,14 @@ def logprob_words(logits: mx.array, tokens: mx.array, samplers: Samplers) -> mx.
     scores = logits[at].astype(mx.float32)
     logprobs = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
     chosen = mx.take_along_axis(logprobs, tokens[at][:, None], axis=-1)
-    table = mx.concatenate([chosen.view(mx.uint32), _alternatives(logprobs, int(wanted.max()))], 1)
+    table = mx.concatenate([chosen.view(mx.uint32), alternatives(logprobs, int(wanted.max()))], 1)
     width = table.shape[1]
     # Rows ask for different numbers of alternatives: each gets the beginning of its line.
     asked = np.flatnonzero((np.arange(width) < 1 + 2 * wanted[:, None]).reshape(-1))
     return table.reshape(-1)[mx.array(asked)]
 
 
-def _alternatives(logprobs: mx.array, count: int) -> mx.array:
+def alternatives(logprobs: mx.array, count: int) -> mx.array:
     """Ids and logprobs of the likeliest tokens, by turns: (positions, 2 * count) uint32."""
     if count == 0:
         return mx.zeros((logprobs.shape[0], 0), mx.uint32)

@@ -19,6 +19,7 @@ from mlxspec.engine.request import (
     MemoryUse,
     Message,
     ModelCard,
+    PromptToken,
     ReadRequest,
     RequestMetrics,
     Reranked,
@@ -123,6 +124,8 @@ class FakeGeneration:
         self._aborted = asyncio.Event()
         self.waiting = asyncio.Event()
         """Set when the script first waits for something."""
+        self.prompt: tuple[PromptToken, ...] = ()
+        """Told at the end."""
         self.predicted = (0, 0)
         """Accepted and rejected tokens of the client's prediction, told at the end."""
         self.ended = False
@@ -188,6 +191,10 @@ class FakeGeneration:
         )
 
     @property
+    def prompt_tokens(self) -> tuple[PromptToken, ...]:
+        return self.prompt if self.ended else ()
+
+    @property
     def metrics(self) -> RequestMetrics:
         return METRICS
 
@@ -207,6 +214,7 @@ class FakeEngine:
         self.finish = finish
         self.stopped_by: str | None = None
         self.predicted = (0, 0)
+        self.prompt: tuple[PromptToken, ...] = ()
         self.reports: list[SpeculationReport] = []
         self.refusal: MlxspecError | Exception | None = None
         self.scripts: list[Sequence[Step]] = []
@@ -384,6 +392,7 @@ class FakeEngine:
         script = self.scripts.pop(0) if self.scripts else self.script
         generation = FakeGeneration(script, self.finish, self.stopped_by)
         generation.predicted = self.predicted
+        generation.prompt = () if request.prompt_logprobs is None else self.prompt
         self.generations.append(generation)
         self.accepted.put_nowait(generation)
         return generation

@@ -98,6 +98,16 @@ def test_batches_stand_behind_everybody(batching: TestClient[Any], engine: FakeE
     assert [request.priority for request in engine.requests] == [360]
 
 
+def test_texts_of_a_batch_are_embedded_behind_everybody(
+    batching: TestClient[Any], engine: FakeEngine
+) -> None:
+    url, body = "/v1/embeddings", {"model": "demo", "input": ["a", "bb"]}
+    batch = ended(batching, begin(batching, line("a", body, url), url))
+    told = answers(batching, batch["output_file_id"])["a"]["body"]
+    assert told == batching.post(url, json=body).json()
+    assert [request.priority for request in engine.read] == [360, 0]
+
+
 def test_a_wrong_request_fails_alone(batching: TestClient[Any]) -> None:
     wrong = {**CHAT_BODY, "temperature": 9}
     streamed = {**CHAT_BODY, "stream": True}

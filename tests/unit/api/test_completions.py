@@ -72,11 +72,6 @@ def test_echo_puts_the_prompt_before_its_text(client: TestClient[Any]) -> None:
     assert [frame["choices"][0]["text"] for frame in frames] == ["once", ""]
 
 
-def test_echo_of_token_ids_is_refused(client: TestClient[Any]) -> None:
-    response = client.post(COMPLETIONS, json=completion(prompt=[1, 2], echo=True))
-    assert_error(response, 400, param="echo")
-
-
 def test_a_refused_sibling_closes_the_generations_before_it(
     client: TestClient[Any], engine: FakeEngine
 ) -> None:

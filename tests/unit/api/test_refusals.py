@@ -100,7 +100,9 @@ def test_unsupported_chat_features_are_refused_by_name(
     [
         ({"n": 3, "best_of": 2}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
-        ({"echo": True, "logprobs": 0}, "logprobs"),
+        ({"echo": True, "logprobs": 0, "stream": True}, "stream"),
+        ({"echo": True, "prompt": [1, 2], "stream": True}, "stream"),
+        ({"prompt_logprobs": 1, "stream": True}, "stream"),
     ],
 )
 def test_contradictions_are_named(

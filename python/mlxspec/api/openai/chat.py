@@ -17,7 +17,7 @@ from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai import refusals
 from mlxspec.api.openai.answer import Answerer, Wanted
 from mlxspec.api.openai.convert import chat_request
-from mlxspec.api.openai.logprobs import ChatLogprobs
+from mlxspec.api.openai.logprobs import ChatLogprobs, prompt_logprobs
 from mlxspec.api.openai.params import ChatParams
 from mlxspec.api.openai.schema import (
     AssistantMessage,
@@ -55,6 +55,7 @@ def chat_route(answerer: Answerer) -> HTTPRouteHandler:
         """Continue a conversation: whole, or as a stream of chunks."""
         params = await read_json(request, DECODER)
         refusals.refuse_unsupported(params, refusals.CHAT)
+        refusals.refuse_streamed_prompt(params, params.prompt_logprobs)
         wording = ChatWording.of(params, Exchange.of(request).id)
         wanted = Wanted([chat_request(params)], params.n or 1, params.n or 1)
         return await answerer.answer(request, params, wanted, wording)
@@ -71,6 +72,7 @@ class ChatWording(Struct, frozen=True):
     no_usage: UnsetType | None
     """`usage` of chunks without one: null if the client asked for usage, else left out."""
     with_logprobs: bool
+    prompt_logprobs: int | None
     service_tier: UsedTier | UnsetType
 
     @classmethod
@@ -83,6 +85,7 @@ class ChatWording(Struct, frozen=True):
             params.model,
             None if asked else UNSET,
             bool(params.logprobs),
+            params.prompt_logprobs,
             used_tier(params.service_tier),
         )
 
@@ -126,6 +129,9 @@ class ChatWording(Struct, frozen=True):
             model=self.model,
             choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
             usage=usage,
+            prompt_logprobs=UNSET
+            if self.prompt_logprobs is None
+            else prompt_logprobs(choices[0].prompt, self.prompt_logprobs),
             service_tier=self.service_tier,
             metrics=measured.metrics,
             timings=measured.timings,

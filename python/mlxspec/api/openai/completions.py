@@ -16,8 +16,9 @@ from mlxspec.api.body import read_json
 from mlxspec.api.exchange import Exchange
 from mlxspec.api.openai.answer import Answerer, Wanted
 from mlxspec.api.openai.convert import completion_requests
-from mlxspec.api.openai.logprobs import TextLogprobs
+from mlxspec.api.openai.logprobs import TextLogprobs, prompt_logprobs, spelled
 from mlxspec.api.openai.params import CompletionParams
+from mlxspec.api.openai.refusals import refuse_streamed_prompt
 from mlxspec.api.openai.schema import TextChoice, TextCompletion, TokenUsage
 from mlxspec.api.openai.service_tier import UsedTier, used_tier
 from mlxspec.api.openai.wording import UNMEASURED, Measured
@@ -59,12 +60,9 @@ def wanted_texts(params: CompletionParams) -> Wanted:
     if best_of < kept or (best_of > kept and params.stream):
         way = "it must not be below n, and a stream cannot choose: send best_of equal to n"
         raise BadRequestError(f"best_of={best_of} with n={kept}: {way}", param="best_of")
-    if params.echo and params.logprobs is not None:
-        raise BadRequestError(
-            "logprobs of an echoed prompt are not supported: leave out echo or logprobs",
-            param="logprobs",
-        )
-    return Wanted(completion_requests(params), best_of, kept)
+    requests = completion_requests(params)
+    refuse_streamed_prompt(params, requests[0].prompt_logprobs)
+    return Wanted(requests, best_of, kept)
 
 
 class CompletionWording(Struct, frozen=True):
@@ -73,33 +71,39 @@ class CompletionWording(Struct, frozen=True):
     id: str
     created: int
     model: str
-    echoes: list[str]
-    """What each choice begins with: its prompt if the client asked for it, else nothing."""
+    echoed: bool
+    echoes: list[str | None]
+    """What each choice begins with: its prompt if the client asked for it, else nothing; None for
+    the text of its prompt's ids."""
     no_usage: UnsetType | None
     """`usage` of chunks without one: null if the client asked for usage, else left out."""
-    with_logprobs: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
     service_tier: UsedTier | UnsetType
 
     @classmethod
     def of(
         cls, params: CompletionParams, wanted: Sequence[GenerationRequest], request_id: str
     ) -> Self:
-        """The wording for one request, dated now; BadRequestError if ids shall be echoed."""
+        """The wording for one request, dated now."""
         asked = bool(params.stream_options and params.stream_options.include_usage)
         echoes = [_echo(request) if params.echo else "" for request in wanted]
         return cls(
             f"cmpl-{request_id}",
             int(time.time()),
             params.model,
+            bool(params.echo),
             [echo for echo in echoes for _ in range(params.n or 1)],
             None if asked else UNSET,
-            params.logprobs is not None,
+            params.logprobs,
+            params.prompt_logprobs,
             used_tier(params.service_tier),
         )
 
     def opening(self, index: int) -> TextCompletion | None:
         """The echoed prompt."""
-        return self._chunk(index, self.echoes[index]) if self.echoes[index] else None
+        echo = self.echoes[index]
+        return self._chunk(index, echo) if echo else None
 
     def news(self, index: int, delta: Delta) -> list[TextCompletion]:
         """New text."""
@@ -119,21 +123,29 @@ class CompletionWording(Struct, frozen=True):
         self, choices: Sequence[Completed], usage: TokenUsage, measured: Measured
     ) -> TextCompletion:
         """The answer that is not streamed."""
-        texts = [
-            TextChoice(
-                index=index,
-                text=echo + choice.text,
-                logprobs=TextLogprobs.of(choice.logprobs, len(echo))
-                if self.with_logprobs
-                else None,
-                finish_reason=choice.finish_reason,
-            )
-            for index, (echo, choice) in enumerate(zip(self.echoes, choices, strict=True))
-        ]
+        texts = [self._choice(index, choice) for index, choice in enumerate(choices)]
         return self._answer(texts, usage, measured)
 
-    def _logprobs(self, choice: Completed, start: int) -> TextLogprobs | None:
-        return TextLogprobs.of(choice.logprobs, start) if self.with_logprobs else None
+    def _choice(self, index: int, choice: Completed) -> TextChoice:
+        echo = self.echoes[index]
+        if echo is None:
+            echo = spelled(choice.prompt)
+        asked = self.prompt_logprobs
+        return TextChoice(
+            index=index,
+            text=echo + choice.text,
+            logprobs=self._logprobs(choice, echo),
+            finish_reason=choice.finish_reason,
+            prompt_logprobs=UNSET if asked is None else prompt_logprobs(choice.prompt, asked),
+        )
+
+    def _logprobs(self, choice: Completed, echo: str) -> TextLogprobs | None:
+        if self.logprobs is None:
+            return None
+        told = TextLogprobs.of(choice.logprobs, len(echo))
+        if not self.echoed:
+            return told
+        return TextLogprobs.of_prompt(choice.prompt, echo, self.logprobs) + told
 
     def _chunk(
         self,
@@ -143,7 +155,7 @@ class CompletionWording(Struct, frozen=True):
         measured: Measured = UNMEASURED,
         logprobs: Sequence[TokenLogprobs] = (),
     ) -> TextCompletion:
-        start = len(self.echoes[index])
+        start = len(self.echoes[index] or "")
         choice = TextChoice(
             index=index,
             text=text,
@@ -170,9 +182,5 @@ class CompletionWording(Struct, frozen=True):
         )
 
 
-def _echo(request: GenerationRequest) -> str:
-    if not isinstance(request.prompt, str):
-        raise BadRequestError(
-            "echo of token ids is not supported: send the prompt as text", param="echo"
-        )
-    return request.prompt
+def _echo(request: GenerationRequest) -> str | None:
+    return request.prompt if isinstance(request.prompt, str) else None

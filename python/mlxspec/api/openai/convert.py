@@ -42,7 +42,13 @@ def chat_request(params: ChatParams) -> GenerationRequest:
     predicted = "" if prediction is None else _text(prediction.content, "prediction.content")
     logprobs = params.top_logprobs or 0 if params.logprobs else None
     return _request(
-        params, messages, max_tokens, logprobs, chat=chat_options(params), prediction=predicted
+        params,
+        messages,
+        max_tokens,
+        logprobs,
+        chat=chat_options(params),
+        prediction=predicted,
+        prompt_logprobs=params.prompt_logprobs,
     )
 
 
@@ -56,9 +62,26 @@ def completion_requests(params: CompletionParams) -> list[GenerationRequest]:
         logprobs = 0  # the likeliest are to be chosen
     suffix = params.suffix or ""
     return [
-        _request(params, prompt, max_tokens, logprobs, suffix=suffix)
+        _request(
+            params,
+            prompt,
+            max_tokens,
+            logprobs,
+            suffix=suffix,
+            prompt_logprobs=_prompt_logprobs(params, prompt),
+        )
         for prompt in split_prompts(params.prompt, "prompt", MAX_PROMPTS)
     ]
+
+
+def _prompt_logprobs(params: CompletionParams, prompt: str | list[int]) -> int | None:
+    """Alternatives to tell of at each token of a prompt, None to tell nothing of it.
+
+    Who has a prompt echoed sees its logprobs beside the answer's; ids are spelled one by one.
+    """
+    of_echo = None if isinstance(prompt, str) else 0
+    asked = [params.prompt_logprobs, *((params.logprobs, of_echo) if params.echo else ())]
+    return max((it for it in asked if it is not None), default=None)
 
 
 def _request(
@@ -70,6 +93,7 @@ def _request(
     chat: ChatOptions = PLAIN_CHAT,
     prediction: str = "",
     suffix: str = "",
+    prompt_logprobs: int | None = None,
 ) -> GenerationRequest:
     return GenerationRequest(
         model=params.model,
@@ -77,6 +101,7 @@ def _request(
         suffix=suffix,
         sampling=_sampling(params, logprobs),
         max_tokens=num_tokens(max_tokens),
+        prompt_logprobs=prompt_logprobs,
         min_tokens=_min_tokens(params, max_tokens),
         stop=stop_strings(_stops(params), "stop"),
         stop_token_ids=tuple(params.stop_token_ids or ()),

@@ -74,7 +74,7 @@ def embeddings_route(engine: EngineLike) -> HTTPRouteHandler:
         """One vector for each text."""
         params = await read_json(request, DECODER)
         embedded = await read_texts(request, embedding_request(params), engine.embed)
-        return send_json(_worded(params, embedded))
+        return send_json(worded(params, embedded))
 
     return create_embeddings
 
@@ -94,7 +94,8 @@ def embedding_request(params: EmbeddingParams) -> EmbeddingRequest:
     )
 
 
-def _worded(params: EmbeddingParams, embedded: Embedded) -> EmbeddingList:
+def worded(params: EmbeddingParams, embedded: Embedded) -> EmbeddingList:
+    """The answer, in the form that was asked for."""
     form = _base64 if params.encoding_format == "base64" else _floats
     return EmbeddingList(
         data=[

@@ -91,6 +91,7 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Repetition | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     logit_bias: Annotated[dict[str, Bias | None], Meta(max_length=1024)] | None = None
     min_tokens: NumTokens | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None

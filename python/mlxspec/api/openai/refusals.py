@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from mlxspec.api.openai.params import CommonParams
 from mlxspec.errors import BadRequestError
 
 
@@ -43,6 +44,15 @@ CHAT = (
         "modalities", _not_only_text, 'modalities other than text are not supported: send ["text"]'
     ),
 )
+
+
+def refuse_streamed_prompt(params: CommonParams, prompt_logprobs: int | None) -> None:
+    """Raise BadRequestError for logprobs of a prompt in a stream, which could not begin first."""
+    if params.stream and prompt_logprobs is not None:
+        raise BadRequestError(
+            "logprobs of the prompt, and echoed token ids, are not streamed: leave out stream",
+            param="stream",
+        )
 
 
 def refuse_unsupported(params: Struct, table: tuple[Refusal, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from msgspec import UNSET, Struct, UnsetType
 
 from mlxspec import __version__
-from mlxspec.api.openai.logprobs import ChatLogprobs, TextLogprobs
+from mlxspec.api.openai.logprobs import ChatLogprobs, PromptLogprobs, TextLogprobs
 from mlxspec.api.openai.service_tier import UsedTier
 from mlxspec.api.timings import Timings
 from mlxspec.engine.request import FinishReason, RequestMetrics, Usage
@@ -98,6 +98,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: list[ChatChoice]
     usage: TokenUsage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     service_tier: UsedTier | UnsetType = UNSET
     metrics: RequestMetrics | UnsetType | None = UNSET
     timings: Timings | UnsetType | None = UNSET
@@ -144,6 +145,7 @@ class TextChoice(Struct, frozen=True, kw_only=True):
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class TextCompletion(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from mlxspec.api.openai.answer import Wanted, whole_answer
 from mlxspec.api.openai.chat import ChatWording
 from mlxspec.api.openai.completions import CompletionWording, wanted_texts
 from mlxspec.api.openai.convert import chat_request
+from mlxspec.api.openai.embeddings import EmbeddingParams, embedding_request, worded
 from mlxspec.api.openai.params import ChatParams, CompletionParams
 from mlxspec.api.openai.responses import refusals as response_refusals
 from mlxspec.api.openai.responses.convert import generation_request, input_messages
@@ -28,6 +29,7 @@ from mlxspec.errors import BadRequestError
 CHAT = msgspec.json.Decoder(ChatParams)
 COMPLETION = msgspec.json.Decoder(CompletionParams)
 RESPONSE = msgspec.json.Decoder(ResponseParams)
+EMBEDDING = msgspec.json.Decoder(EmbeddingParams)
 
 PRIORITY = 360
 """The scheduler's level: an hour behind everybody else."""
@@ -46,6 +48,10 @@ class BatchAnswerer:
         """The answer that a client of the endpoint would get; raises what it would be told."""
         if endpoint == "/v1/responses":
             return await self._response(body, request_id, owner)
+        if endpoint == "/v1/embeddings":
+            params = decode(body, EMBEDDING)
+            behind = replace(embedding_request(params), priority=PRIORITY)
+            return worded(params, await self._engine.embed(behind))
         wanted, wording = _wanted(endpoint, body, request_id)
         with ExitStack() as held:
             generations: list[GenerationLike] = []
