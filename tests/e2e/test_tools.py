@@ -192,3 +192,21 @@ async def test_a_strict_tool_is_called_as_it_declares(caller: AsyncOpenAI) -> No
     answer = await ask(caller, tools=[{"type": "function", "function": function}])
     [call] = answer.choices[0].message.tool_calls
     assert json.loads(call.function.arguments).get("city", "Ulm") in {"Bonn", "Ulm"}
+
+
+async def test_thinking_ends_where_its_budget_says(caller: AsyncOpenAI) -> None:
+    budget = {"thinking_token_budget": 5}
+    whole = await ask(caller, reasoning_effort="low", max_tokens=20, extra_body=budget)
+    [choice] = whole.choices
+    assert choice.message.reasoning_content
+    assert choice.message.content
+    details = whole.usage.completion_tokens_details
+    assert details.reasoning_tokens == 6, "the marker that ends it is the last of them"
+    chunks = await ask(
+        caller, reasoning_effort="low", max_tokens=20, extra_body=budget, stream=True
+    )
+    text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+    assert text == choice.message.content
+    off = {**budget, "speculative": {"enabled": False}}
+    plain = await ask(caller, reasoning_effort="low", max_tokens=20, extra_body=off)
+    assert plain.choices[0].message == choice.message

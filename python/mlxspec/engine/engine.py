@@ -315,6 +315,10 @@ class Engine:
         constraint = None
         if request.grammar is not None:
             constraint = await tokenizer.grammars.compile(request.grammar)
+        budget = tokenizer.thinking_budget(request, encoded.prompt)
+        if budget is not None:
+            constraint = constraint or Constraint(None, tokenizer.vocab_size, [])
+            constraint.budget = budget
         generations = []
         with ExitStack() as unless_all_run:
             for copy in seeded_copies(request, copies):

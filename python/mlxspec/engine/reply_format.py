@@ -53,6 +53,14 @@ class ReplyFormat:
         """Whether a reply begins with reasoning, its marker being the prompt's end."""
         return self._first_section(prompt_end) == "reasoning"
 
+    @property
+    def thinking_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The markers around reasoning, as tokens; None for a model that marks none."""
+        wrapper = self._wrapper
+        if not wrapper.has_thinking:
+            return None
+        return tuple(wrapper.think_start_tokens), tuple(wrapper.think_end_tokens)
+
     def _machine_for(self, chat: ChatOptions) -> TextStateMachine | None:
         """Models that were taught no calls make them where they must, in JSON."""
         if chat.tools and self._wrapper.has_tool_calling:

@@ -48,13 +48,15 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
     `must_call` names the tools of which the reply must call one; empty: it need not call any. A
     call of a tool that says `strict` has just the arguments that the tool declares.
     `template_kwargs` are variables of the chat template. `continue_final_message` leaves the last
-    message open, for the model to go on with.
+    message open, for the model to go on with. `thinking_budget`: most tokens of reasoning, behind
+    which it is ended; None sets no bound.
     """
 
     tools: list[Tool] = []
     must_call: tuple[str, ...] = ()
     parallel_tool_calls: bool = True
     template_kwargs: dict[str, Any] = {}
+    thinking_budget: int | None = None
     continue_final_message: bool = False
 
 

@@ -33,6 +33,7 @@ from mlxspec.engine.request import (
 )
 from mlxspec.engine.vocabulary import Vocabulary
 from mlxspec.errors import BadRequestError, ContextLengthError
+from mlxspec.speculative.thinking import ThinkingBudget
 
 log = structlog.get_logger()
 
@@ -183,6 +184,25 @@ class Tokenizer:
             return request
         thinking = self._format.thinks_from(self._end_of(prompt))
         return replace(request, grammar=self._reply_grammars.of(request, thinking=thinking))
+
+    def thinking_budget(
+        self, request: GenerationRequest, prompt: list[int]
+    ) -> ThinkingBudget | None:
+        """The bound on a request's reasoning, if it sets one and the model thinks.
+
+        Raises BadRequestError where other fields forbid tokens that it needs.
+        """
+        most, markers = request.chat.thinking_budget, self._format.thinking_tokens
+        if most is None or markers is None or not _is_chat(request):
+            return None
+        if request.sampling.allowed_token_ids is not None or request.sampling.bad_words:
+            raise BadRequestError(
+                "thinking_token_budget ends the reasoning with the model's own marker: leave out "
+                "allowed_token_ids and bad_words",
+                param="thinking_token_budget",
+            )
+        thinks = self._format.thinks_from(self._end_of(prompt))
+        return ThinkingBudget(most, *markers, thinks=thinks)
 
     def _reply(self, request: GenerationRequest, prompt: list[int]) -> ReplyParser:
         return self._format.parser(request.chat, self._end_of(prompt))

@@ -21,6 +21,7 @@ from llguidance.numpy import (
 )
 
 from mlxspec.speculative.plan import Ints, StepPlan
+from mlxspec.speculative.thinking import ThinkingBudget
 
 Bits = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -34,39 +35,61 @@ class Constraint:
     """One request's grammar, behind its output so far. Engine thread only, once it is added.
 
     stop_tokens end the output and are no part of it; the grammar allows the model's own ones where
-    its text may end.
+    its text may end. budget: a bound on its reasoning, with a grammar or without one.
     """
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, stop_tokens: list[int]) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher | None,
+        vocab_size: int,
+        stop_tokens: list[int],
+        budget: ThinkingBudget | None = None,
+    ) -> None:
         self.matcher = matcher
         self.vocab_size = vocab_size
         self.stop_tokens = stop_tokens
+        self.budget = budget
 
     def copy(self) -> "Constraint":
         """The same grammar at the same place, for another request."""
-        return Constraint(self.matcher.deep_copy(), self.vocab_size, self.stop_tokens)
+        matcher = self.matcher and self.matcher.deep_copy()
+        budget = self.budget and self.budget.copy()
+        return Constraint(matcher, self.vocab_size, self.stop_tokens, budget)
 
     @property
     def error(self) -> str:
         """Why the grammar was given up, for one that takes too much work; empty if it was not."""
+        if self.matcher is None:
+            return ""
         lines = self.matcher.get_error().strip().splitlines()
         return lines[0] if lines else ""
 
     def forced(self) -> list[int]:
         """Tokens of the text that the grammar leaves no choice of, as its tokenizer cuts it."""
-        tokens: list[int] = self.matcher.compute_ff_tokens()
+        tokens: list[int] = self.matcher.compute_ff_tokens() if self.matcher else []
         return tokens[:MAX_FORCED]
 
     def advance(self, tokens: list[int]) -> None:
         """Take in what was generated."""
-        ends = [at for at, token in enumerate(tokens) if token in self.stop_tokens]
-        self.matcher.consume_tokens(tokens[: ends[0]] if ends else tokens)
+        if self.budget is not None:
+            self.budget.advance(tokens)
+        if self.matcher is not None:
+            ends = [at for at, token in enumerate(tokens) if token in self.stop_tokens]
+            self.matcher.consume_tokens(tokens[: ends[0]] if ends else tokens)
+
+    def bound(self, bits: Bits, drafts: list[int]) -> None:
+        """Keep to the budget: bits (num_drafts + 1, words), of the next place and behind drafts.
+
+        What a grammar forbids is not forced: it knows of no reasoning.
+        """
+        if self.budget is not None and not self.error:
+            for line, token in zip(bits, self.budget.forced(drafts), strict=True):
+                if token is not None and line[token // 32] >> token % 32 & 1:
+                    _allow_alone(line, [token])
 
     def end(self, bits: Bits) -> None:
         """Allow the stop tokens alone: a grammar that was given up ends its request."""
-        bits[:] = 0
-        for token in self.stop_tokens:
-            bits[token // 32] |= np.int32(np.uint32(1 << token % 32).view(np.int32))
+        _allow_alone(bits, self.stop_tokens)
 
 
 class Masks(NamedTuple):
@@ -118,16 +141,19 @@ class Constraints:
         counts = plan.samplers.num_drafts[rows].astype(np.int64) + 1
         firsts = np.cumsum(counts) - counts
         bits = allocate_token_bitmask(int(counts.sum()), found[0].vocab_size)
+        bits[:] = -1
+        drafts = [_drafts(plan, row) for row in rows.tolist()]
         work = []
-        for constraint, row, first in zip(found, rows.tolist(), firsts.tolist(), strict=True):
+        for constraint, first, its_drafts in zip(found, firsts.tolist(), drafts, strict=True):
             if constraint.error:
                 constraint.end(bits[first])
-            else:
-                work.append((constraint.matcher, first, _drafts(plan, row)))
+            elif constraint.matcher is not None:
+                work.append((constraint.matcher, first, its_drafts))
         self._fill(work, bits)
-        for constraint, first in zip(found, firsts.tolist(), strict=True):
+        for constraint, first, its_drafts in zip(found, firsts.tolist(), drafts, strict=True):
             if constraint.error:
                 constraint.end(bits[first])
+            constraint.bound(bits[first : first + len(its_drafts) + 1], its_drafts)
         begins = plan.samplers.first[rows].astype(np.int64) - firsts
         return Masks(np.repeat(begins, counts) + np.arange(len(bits)), bits)
 
@@ -155,6 +181,12 @@ class Constraints:
             tokens = self._by_key[key].forced()
             words += [len(tokens), *tokens]
         return np.array(words, np.uint32)
+
+
+def _allow_alone(bits: Bits, tokens: list[int]) -> None:
+    bits[:] = 0
+    for token in tokens:
+        bits[token // 32] |= np.int32(np.uint32(1 << token % 32).view(np.int32))
 
 
 def _drafts(plan: StepPlan, row: int) -> list[int]:

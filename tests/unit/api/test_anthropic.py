@@ -170,7 +170,9 @@ def test_tools_and_thinking_reach_the_template(client: TestClient[Any], engine: 
     choice = {"type": "auto", "disable_parallel_tool_use": True}
     fields = {"tools": [TOOL, server_tool], "tool_choice": choice, "thinking": {"type": "disabled"}}
     client.post(MESSAGES, json=body(**fields))
-    client.post(MESSAGES, json=body(**fields | {"tool_choice": {"type": "none"}}))
+    budget = {"type": "enabled", "budget_tokens": 1024}
+    none = {"tool_choice": {"type": "none"}, "thinking": budget}
+    client.post(MESSAGES, json=body(**fields | none))
     first, second = engine.requests
     parameters = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
     assert first.chat == ChatOptions(
@@ -179,6 +181,7 @@ def test_tools_and_thinking_reach_the_template(client: TestClient[Any], engine: 
         template_kwargs={"enable_thinking": False},
     )
     assert second.chat.tools == []
+    assert second.chat.thinking_budget == 1024
 
 
 def test_words_put_into_the_models_mouth_are_gone_on_with(

@@ -144,6 +144,13 @@ def test_fields_on_reasoning_become_the_templates_variables(
     assert options(client, engine, **fields).template_kwargs == seen
 
 
+def test_a_budget_of_reasoning_reaches_the_engine(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    assert options(client, engine, thinking_token_budget=7).thinking_budget == 7
+    assert options(client, engine).thinking_budget is None
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_comes_back_in_history_by_one_name(
     client: TestClient[Any], engine: FakeEngine, name: str

@@ -75,6 +75,7 @@ def chat_options(params: CountParams) -> ChatOptions:
         must_call=_must_call(choice, tools),
         parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
         template_kwargs={} if switch is None else {"enable_thinking": switch},
+        thinking_budget=params.thinking.budget_tokens if params.thinking else None,
         continue_final_message=params.messages[-1].role == "assistant",
     )
 

@@ -58,9 +58,10 @@ class OutputConfig(Struct, frozen=True):
 
 
 class Thinking(Struct, frozen=True):
-    """Whether the model shall reason: `enabled`, `disabled`, or as it likes."""
+    """Whether the model shall reason: `enabled`, `disabled`, or as it likes; and how long."""
 
     type: Name
+    budget_tokens: NumTokens | None = None
 
 
 class CountParams(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ def chat_options(params: ChatParams) -> ChatOptions:
         must_call=_must_call(params.tool_choice, tools),
         parallel_tool_calls=params.parallel_tool_calls is not False,
         template_kwargs=_template_kwargs(params),
+        thinking_budget=params.thinking_token_budget,
         continue_final_message=continues,
     )
 

@@ -183,6 +183,7 @@ class ChatParams(CommonParams, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
+    thinking_token_budget: NumTokens | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     chat_template: str | None = None
     continue_final_message: bool | None = None
