@@ -17,12 +17,15 @@ class Output:
         min_tokens: int,
         reply: ReplyParser,
         logprobs: LogprobQueue,
+        keeps_stop: bool = False,
     ) -> None:
+        """`keeps_stop`: the stop string that ends the output stays in it."""
         self._detokenizer = detokenizer
         self._stop = StopStrings(stop)
         self._stop_tokens = stop_tokens
         self._min_tokens = min_tokens
         self._reply = reply
+        self._keeps_stop = keeps_stop
         self.logprobs = logprobs
         self.num_tokens = 0
         self.num_reasoning_tokens = 0
@@ -33,6 +36,8 @@ class Output:
         self.num_reasoning_tokens += self._reply.section == "reasoning"
         text = self._text(token)
         safe, stopped = self._stop.push(text) if self._may_stop() else (self._passed(text), False)
+        if stopped and self._keeps_stop:
+            safe += self._stop.matched or ""
         if token not in self._stop_tokens:
             self.logprobs.push(token, len(text), len(safe))
         self._reply.push(safe)

@@ -98,6 +98,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Tell how likely each token of the prompt was, and this many alternatives; or nothing."""
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    keeps_stop: bool = False
+    """The stop string that ends the text stays in it."""
     stop_token_ids: tuple[int, ...] = ()
     grammar: Grammar | None = None
     ignore_eos: bool = False

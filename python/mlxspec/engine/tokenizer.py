@@ -162,6 +162,7 @@ class Tokenizer:
             min_tokens=request.min_tokens,
             reply=self._reply(request, prompt) if is_chat else ReplyParser.plain(),
             logprobs=LogprobQueue(self._vocabulary.bytes_of),
+            keeps_stop=request.keeps_stop,
         )
 
     def prompt_report(self, request: GenerationRequest, prompt: list[int]) -> PromptReport | None:

@@ -75,6 +75,7 @@ def test_health_follows_the_engine(client: TestClient[Any], engine: FakeEngine) 
 
 def test_the_version_is_told(client: TestClient[Any]) -> None:
     assert client.get("/version").json() == {"version": __version__}
+    assert client.get("/load").json() == {"server_load": 106 + 107}
 
 
 def test_every_counter_is_exported_under_its_own_name(client: TestClient[Any]) -> None:

@@ -49,6 +49,7 @@ def test_every_sampling_field_reaches_the_engine(
         "stop": ["a", "b"],
         "stop_token_ids": [7],
         "ignore_eos": True,
+        "include_stop_str_in_output": True,
         "repetition_penalty": 1.1,
         "presence_penalty": 0.5,
         "frequency_penalty": -1,
@@ -80,6 +81,7 @@ def test_every_sampling_field_reaches_the_engine(
     assert (request.min_tokens, request.max_tokens) == (2, 9)
     assert (request.stop, request.stop_token_ids) == (("a", "b"), (7,))
     assert request.ignore_eos
+    assert request.keeps_stop
     assert not request.speculative
     assert request.cache_salt == "mine"
 

@@ -33,7 +33,9 @@ def letters() -> Tokenizer:
     return tokenizer
 
 
-def read(text: str, *stop: str, prompt_end: str = "", min_tokens: int = 0) -> tuple[str, str]:
+def read(
+    text: str, *stop: str, prompt_end: str = "", min_tokens: int = 0, keeps_stop: bool = False
+) -> tuple[str, str]:
     """The reasoning and the answer of a reply that is spelled letter by letter."""
     tokenizer = letters()
     output = Output(
@@ -43,6 +45,7 @@ def read(text: str, *stop: str, prompt_end: str = "", min_tokens: int = 0) -> tu
         min_tokens=min_tokens,
         reply=ReplyFormat(THINKER).parser(PLAIN_CHAT, prompt_end),  # type: ignore[arg-type]
         logprobs=LogprobQueue(lambda _: b""),
+        keeps_stop=keeps_stop,
     )
     for token in tokenizer.encode(text).ids:
         if output.push(token):
@@ -60,6 +63,11 @@ def test_a_stop_string_in_reasoning_ends_nothing(prompt_end: str, opening: str) 
 
 def test_what_stop_strings_held_back_is_not_lost_to_reasoning() -> None:
     assert read("A<think>E</think>NE, END!", "END") == ("E", "ANE, ")
+
+
+def test_a_stop_string_stays_in_the_answer_if_that_is_asked() -> None:
+    assert read("The END is near", "END", keeps_stop=True) == ("", "The END")
+    assert read("The EN", "END", keeps_stop=True) == ("", "The EN")
 
 
 def test_stop_strings_wait_for_the_least_tokens() -> None:

@@ -38,6 +38,7 @@ BY_PREFIX: Final[dict[str, Scope]] = {
     "/models/load": "admin",
     "/models/unload": "admin",
     "/stats": "metrics",
+    "/load": "metrics",
 }
 """The longest prefix, by whole parts of the path, decides."""
 

@@ -1,4 +1,4 @@
-"""GET /health, /health/live, /health/ready and /version: for load balancers and people."""
+"""GET /health, /health/live, /health/ready, /load and /version: for load balancers and people."""
 
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
@@ -9,6 +9,7 @@ from mlxspec.api.ports import EngineLike
 from mlxspec.errors import UnavailableError
 
 Told = dict[str, str]
+Count = dict[str, int]
 
 
 def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
@@ -35,7 +36,13 @@ def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         """The server's version."""
         return {"version": __version__}
 
-    return [live, ready, version]
+    @get("/load", sync_to_thread=False, opt=described(answers=(Count,)))
+    def load() -> Count:
+        """Requests that run and wait, as vLLM tells them: who balances load sends to the least."""
+        counters = engine.counters()
+        return {"server_load": counters.requests_running + counters.requests_waiting}
+
+    return [live, ready, version, load]
 
 
 def _why_not_ready(engine: EngineLike) -> str:

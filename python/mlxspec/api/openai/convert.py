@@ -104,6 +104,7 @@ def _request(
         prompt_logprobs=prompt_logprobs,
         min_tokens=_min_tokens(params, max_tokens),
         stop=stop_strings(_stops(params), "stop"),
+        keeps_stop=bool(params.include_stop_str_in_output),
         stop_token_ids=tuple(params.stop_token_ids or ()),
         grammar=grammar_of(params),
         ignore_eos=bool(params.ignore_eos),

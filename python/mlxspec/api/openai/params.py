@@ -74,6 +74,7 @@ class CommonParams(Struct, frozen=True, kw_only=True):
     max_tokens: NumTokens | None = None
     stop: StopStrings | None = None
     ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stream_format: Literal["sse", "ndjson"] | None = None
