@@ -1,10 +1,10 @@
-"""What the HTTP layer costs per token and per request, beside FastAPI on uvicorn, interleaved.
+"""What the HTTP layer costs per token and per request, beside two others, interleaved.
 
     python benches/http_layer.py
     python benches/http_layer.py --quick    # a try of the bench, not a measurement
 
-Both servers send scripted tokens as fast as they can, one server at a time. benches/README.md says
-what each figure means.
+Ours, FastAPI on uvicorn, and mlx_lm.server send scripted tokens as fast as they can, one at a
+time. benches/README.md says what each figure means.
 """
 
 import argparse
@@ -14,13 +14,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
 from layer.client import stream_all
 
-CONTENDERS = ("ours", "peer")
+CONTENDERS = {"ours": 3, "peer": 3, "mlx_lm_server": 2}
+"""Frames that an answer has beside its tokens'."""
 STREAMS = (1, 16, 64)
 FIRST_PORT = 18700
 START_SECONDS = 30
@@ -45,7 +46,7 @@ def _wait_until_ready(port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -54,20 +55,21 @@ def _wait_until_ready(port: int) -> None:
             return
 
 
-def seconds(port: int, streams: int, requests: int, num_tokens: int) -> float:
+def seconds(contender: str, port: int, streams: int, requests: int, num_tokens: int) -> float:
     """Wall time of the work; checks that every token came."""
     started = time.perf_counter()
     frames = asyncio.run(stream_all(port, streams, requests, num_tokens))
     taken = time.perf_counter() - started
-    assert frames == streams * requests * (num_tokens + 3), "tokens are missing"
+    expected = num_tokens + CONTENDERS[contender]
+    assert frames == streams * requests * expected, "tokens are missing"
     return taken
 
 
-def microseconds(port: int, streams: int, scale: int) -> tuple[float, float]:
+def microseconds(contender: str, port: int, streams: int, scale: int) -> tuple[float, float]:
     """Of one token in a long answer, and of one request with a single token."""
     tokens, requests = TOKENS // scale, max(1, REQUESTS // streams // scale)
-    per_token = seconds(port, streams, 1, tokens) / (streams * tokens)
-    per_request = seconds(port, streams, requests, 1) / (streams * requests)
+    per_token = seconds(contender, port, streams, 1, tokens) / (streams * tokens)
+    per_request = seconds(contender, port, streams, requests, 1) / (streams * requests)
     return per_token * 1e6, per_request * 1e6
 
 
@@ -77,17 +79,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="little work, one round")
     quick = parser.parse_args().quick
     rounds, scale = (1, 16) if quick else (ROUNDS, 1)
-    with server("ours", FIRST_PORT) as ours, server("peer", FIRST_PORT + 1) as peer:
-        ports = dict(zip(CONTENDERS, (ours, peer), strict=True))
-        print("streams  server  us/token  us/request")
+    with ExitStack() as running:
+        ports = {
+            name: running.enter_context(server(name, FIRST_PORT + at))
+            for at, name in enumerate(CONTENDERS)
+        }
+        print("streams  server         us/token  us/request")
         for streams in STREAMS:
             taken = {name: [] for name in CONTENDERS}
             for _ in range(rounds):
                 for name in CONTENDERS:
-                    taken[name].append(microseconds(ports[name], streams, scale))
+                    taken[name].append(microseconds(name, ports[name], streams, scale))
             for name in CONTENDERS:
                 token, request = (median(column) for column in zip(*taken[name], strict=True))
-                print(f"{streams:7}  {name:6}  {token:8.1f}  {request:10.1f}")
+                print(f"{streams:7}  {name:13}  {token:8.1f}  {request:10.1f}")
 
 
 if __name__ == "__main__":

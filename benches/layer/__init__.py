@@ -1,1 +1,1 @@
-"""What HTTP costs: our API and a FastAPI one around the same scripted tokens."""
+"""What HTTP costs: our API, a FastAPI one and mlx_lm.server around the same scripted tokens."""

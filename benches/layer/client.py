@@ -17,22 +17,30 @@ async def stream_all(port: int, streams: int, requests: int, num_tokens: int) ->
 
 
 async def _stream(port: int, requests: int, num_tokens: int) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=LIMIT)
-    frames = 0
-    for _ in range(requests):
-        writer.write(_request(port, num_tokens))
-        frames += await _read_answer(reader)
-    writer.close()
-    await writer.wait_closed()
+    frames, left = 0, requests
+    while left:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=LIMIT)
+        is_open = True
+        while left and is_open:
+            writer.write(_request(port, num_tokens))
+            count, is_open = await _read_answer(reader)
+            frames, left = frames + count, left - 1
+        writer.close()
+        await writer.wait_closed()
     return frames
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> int:
-    """Frames of one chunked answer; ends with its last chunk."""
-    body = await reader.readuntil(b"0\r\n\r\n")
-    assert b" 200 " in body[:20], body[:200]
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """Frames of one answer, and whether the connection takes another request.
+
+    It ends with the last chunk, or with its connection where the server speaks HTTP/1.0.
+    """
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 200 " in head[:20], head
+    is_open = head.startswith(b"HTTP/1.1")
+    body = await (reader.readuntil(b"0\r\n\r\n") if is_open else reader.read())
     assert END in body
-    return body.count(b"data: ")
+    return body.count(b"data: "), is_open
 
 
 def _request(port: int, num_tokens: int) -> bytes:

@@ -34,7 +34,7 @@ class ChatRequest(BaseModel):
 app = FastAPI()
 
 
-@app.get("/health/ready")
+@app.get("/health")
 async def ready() -> dict[str, str]:
     """As ours."""
     return {"status": "ready"}

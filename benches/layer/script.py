@@ -1,4 +1,4 @@
-"""The tokens that both servers send: all at once, so that only the way out is measured."""
+"""The tokens that all servers send: all at once, so that only the way out is measured."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -29,6 +29,9 @@ class ScriptedGeneration:
         for _ in range(self._num_tokens):
             yield Delta(text=WORD, num_tokens=1)
         yield Delta(finish_reason="length")
+
+    age_seconds = 0.0
+    prompt_tokens = ()
 
     def close(self) -> None:
         """Nothing runs."""
@@ -63,8 +66,10 @@ class ScriptedEngine:
     def counters(self) -> CountersLike:
         raise NotImplementedError("nobody scrapes the bench")
 
-    async def submit(self, request: GenerationRequest) -> ScriptedGeneration:
-        return ScriptedGeneration(request.max_tokens or 1)
+    async def submit_copies(
+        self, request: GenerationRequest, copies: int
+    ) -> list[ScriptedGeneration]:
+        return [ScriptedGeneration(request.max_tokens or 1) for _ in range(copies)]
 
     async def tokenize(
         self,
