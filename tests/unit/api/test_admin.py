@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeCounters, FakeEngine
 from litestar.testing import TestClient
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 from wire import CHAT, LOCAL, assert_error, chat
@@ -75,7 +76,15 @@ def test_health_follows_the_engine(client: TestClient[Any], engine: FakeEngine) 
 
 def test_the_version_is_told(client: TestClient[Any]) -> None:
     assert client.get("/version").json() == {"version": __version__}
-    assert client.get("/load").json() == {"server_load": 106 + 107}
+
+
+def test_the_load_is_what_runs_and_waits_for_all_models(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    [demo, other] = engine.models()
+    busy = [replace(demo, num_running=2), replace(other, num_running=1, num_waiting=4)]
+    engine.models = lambda: busy  # type: ignore[method-assign]
+    assert client.get("/load").json() == {"server_load": 7}
 
 
 def test_every_counter_is_exported_under_its_own_name(client: TestClient[Any]) -> None:

@@ -39,8 +39,7 @@ def health_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
     @get("/load", sync_to_thread=False, opt=described(answers=(Count,)))
     def load() -> Count:
         """Requests that run and wait, as vLLM tells them: who balances load sends to the least."""
-        counters = engine.counters()
-        return {"server_load": counters.requests_running + counters.requests_waiting}
+        return {"server_load": sum(it.num_running + it.num_waiting for it in engine.models())}
 
     return [live, ready, version, load]
 
