@@ -160,11 +160,10 @@ def test_a_ranking_of_nothing_is_refused(client: TestClient[Any], body: dict[str
 def test_ollama_embeds_a_text_or_many(client: TestClient[Any], engine: FakeEngine) -> None:
     body = {"model": "demo:latest", "input": ["a", "bb"], "dimensions": 2, "keep_alive": "5m"}
     answer = client.post("/api/embed", json=body).json()
-    assert answer.pop("total_duration") > 0
+    assert 0 <= answer.pop("load_duration") < answer.pop("total_duration")
     assert answer == {
         "model": "demo:latest",
         "embeddings": [[1.0, 0.0], [2.0, 1.0]],
-        "load_duration": 0,
         "prompt_eval_count": 3,
     }
     request = asked(engine)
@@ -172,6 +171,24 @@ def test_ollama_embeds_a_text_or_many(client: TestClient[Any], engine: FakeEngin
     engine.read.clear()
     client.post("/api/embed", json={"model": "demo", "input": "a", "truncate": False})
     assert not asked(engine).truncate
+
+
+def test_ollama_is_told_how_long_the_model_took_to_come(
+    client: TestClient[Any], engine: FakeEngine
+) -> None:
+    engine.states["demo"] = "absent"
+    load = engine.load
+
+    async def slow(name: str, keep_alive: float | None = None) -> Any:
+        await asyncio.sleep(0.05)
+        return await load(name, keep_alive)
+
+    engine.load = slow  # type: ignore[method-assign]
+    body = {"model": "demo", "input": "a", "keep_alive": 0}
+    answer = client.post("/api/embed", json=body).json()
+    assert 0.05e9 <= answer["load_duration"] <= answer["total_duration"]
+    assert "load demo for None" in engine.log, "it stays for the texts"
+    assert asked(engine).keep_alive == 0
 
 
 def test_ollamas_elder_route_embeds_one_text(client: TestClient[Any]) -> None:

@@ -71,14 +71,22 @@ def embed_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         *,
         truncate: bool,
         dimensions: int | None = None,
-    ) -> Embedded:
-        """The vectors; without a text the model is loaded, or let go if it is not to be kept."""
-        name, keep_alive = find_card(engine, params.model).id, keep_alive_seconds(params.keep_alive)
+    ) -> tuple[Embedded, float]:
+        """The vectors, and the seconds that the model took to come.
+
+        Without a text it is loaded, or let go if it is not to be kept.
+        """
+        card, keep_alive = find_card(engine, params.model), keep_alive_seconds(params.keep_alive)
+        name, exchange = card.id, Exchange.of(request)
+        exchange.facts.update(model=name)
+        came = exchange.elapsed_seconds
         if not texts:
-            Exchange.of(request).facts.update(model=name)
             move = engine.unload(name) if keep_alive == 0 else engine.load(name, keep_alive)
             await unless_client_leaves(move, request.receive)
-            return Embedded([], 0)
+            return Embedded([], 0), exchange.elapsed_seconds - came
+        if card.state != "resident":
+            await unless_client_leaves(engine.load(name), request.receive)
+        loaded = exchange.elapsed_seconds - came
         wanted = EmbeddingRequest(
             model=name,
             inputs=texts,
@@ -86,14 +94,14 @@ def embed_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
             truncate=truncate,
             keep_alive=keep_alive,
         )
-        return await read_texts(request, wanted, engine.embed)
+        return await read_texts(request, wanted, engine.embed), loaded
 
     @post("/api/embed", status_code=200, opt=described(body=EmbedParams, answers=(Embeddings,)))
     async def embed(request: Request[Any, Any, Any]) -> Response[bytes]:
         """A vector for each text."""
         params = await read_json(request, EMBED)
         texts = [params.input] if isinstance(params.input, str) else params.input
-        brought = await embedded(
+        brought, loaded = await embedded(
             request,
             params,
             [text for text in texts if text or len(texts) > 1],
@@ -105,7 +113,7 @@ def embed_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
                 model=params.model,
                 embeddings=[vector.tolist() for vector in brought.vectors],
                 total_duration=round(Exchange.of(request).elapsed_seconds * 1e9),
-                load_duration=0,
+                load_duration=round(loaded * 1e9),
                 prompt_eval_count=brought.num_tokens,
             )
         )
@@ -119,7 +127,7 @@ def embed_routes(engine: EngineLike) -> list[HTTPRouteHandler]:
         """The vector of one text."""
         params = await read_json(request, EMBEDDINGS)
         texts = [params.prompt] if params.prompt else []
-        brought = await embedded(request, params, texts, truncate=True)
+        brought, _ = await embedded(request, params, texts, truncate=True)
         return send_json(OneEmbedding(brought.vectors[0].tolist() if texts else []))
 
     return [embed, embed_one]
