@@ -70,3 +70,24 @@ async def test_tokens_the_model_does_not_have_are_named(
     with pytest.raises(BadRequestError) as refused:
         await text_of(client, **options)
     assert refused.value.param == param
+
+
+async def test_an_echoed_prompt_is_told_how_likely_it_was(client: AsyncOpenAI) -> None:
+    text = "The capital of France is Paris."
+    asked: dict[str, Any] = {"model": "demo", "prompt": text, "echo": True, "logprobs": 2}
+    [read] = (await client.completions.create(**asked, max_tokens=0)).choices
+    assert (read.text, read.finish_reason) == (text, "length")
+    told = read.logprobs
+    assert told is not None
+    assert "".join(told.tokens or []) == text
+    first, *others = told.token_logprobs or []
+    assert first is None
+    assert all(logprob < 0 for logprob in others)
+    paris = (told.tokens or []).index(" Paris")
+    assert others[paris - 1] > -2
+    assert (told.text_offset or [])[paris] == text.index(" Paris")
+    [answered] = (await client.completions.create(**asked, max_tokens=4, temperature=0)).choices
+    assert answered.text.startswith(text)
+    assert answered.logprobs is not None
+    both = (answered.logprobs.token_logprobs or [])[1 : len(others) + 1]
+    assert both == pytest.approx(others, abs=1e-3)

@@ -122,3 +122,8 @@ def test_a_text_has_logprobs_in_columns(client: TestClient[Any], engine: FakeEng
     frames = sse_frames(client.post(COMPLETIONS, json=completion(logprobs=2, stream=True)).text)
     offsets = [frame["choices"][0]["logprobs"]["text_offset"] for frame in frames[:2]]
     assert offsets == [[0], [2]]
+
+
+def test_the_best_of_none_is_no_choice(client: TestClient[Any], engine: FakeEngine) -> None:
+    answer = client.post(COMPLETIONS, json=completion(n=2, best_of=0)).json()
+    assert len(answer["choices"]) == len(engine.requests) == 2

@@ -56,7 +56,7 @@ def completions_route(answerer: Answerer) -> HTTPRouteHandler:
 def wanted_texts(params: CompletionParams) -> Wanted:
     """What is to be generated; BadRequestError names the field at fault."""
     kept = params.n or 1
-    best_of = kept if params.best_of is None else params.best_of
+    best_of = params.best_of or kept
     if best_of < kept or (best_of > kept and params.stream):
         way = "it must not be below n, and a stream cannot choose: send best_of equal to n"
         raise BadRequestError(f"best_of={best_of} with n={kept}: {way}", param="best_of")
