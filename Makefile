@@ -71,6 +71,7 @@ tsan: ## Tests of the scheduler's threads under ThreadSanitizer; needs nightly R
 
 test-python: setup ## Python tests, end to end against a started server with a real model
 	$(BIN)/mlxspec pull demo
+	$(BIN)/mlxspec pull minilm
 	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 histories: ## A million operations on the scheduler, its books checked after each
