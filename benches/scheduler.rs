@@ -109,6 +109,8 @@ fn decoding(num_rows: u32, text: Text, padded: bool) -> Scheduler {
         prefix_cache: true,
         kv_dir: None,
         kv_dir_bytes: 0,
+        shares: Vec::new(),
+        limits: Vec::new(),
     };
     let mut scheduler = Scheduler::new(config, 1);
     let mut events = Vec::new();
@@ -204,6 +206,8 @@ fn submit(num_requests: u64) -> Duration {
         prefix_cache: true,
         kv_dir: None,
         kv_dir_bytes: 0,
+        shares: Vec::new(),
+        limits: Vec::new(),
     };
     let engine = Engine::new(config, 1).unwrap();
     let (end, busy) = channel();

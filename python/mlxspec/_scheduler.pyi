@@ -96,6 +96,12 @@ class _ModelPolicy(Protocol):
     def preload(self) -> bool: ...
     @property
     def drafter(self) -> int | None: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def instances(self) -> int: ...
+    @property
+    def balance(self) -> Literal["round-robin", "least-loaded", "prefix"]: ...
 
 class _Memory(Protocol):
     @property
@@ -143,6 +149,7 @@ class Scheduler:
         *,
         models: Sequence[_ModelPolicy],
         drafters: Sequence[int],
+        limits: Sequence[tuple[Sequence[int], int]],
         memory_bytes: int,
         memory: _Memory,
         max_waiting: int,
@@ -157,7 +164,8 @@ class Scheduler:
         kv_dir_bytes: int,
     ) -> Scheduler:
         """`drafters`: bytes that each needs; models name them by their place there, and the
-        scheduler by their place behind the models."""
+        scheduler by their place behind the models. `limits`: models by their place, and how many
+        requests of them together run at once."""
 
     def submit(
         self,

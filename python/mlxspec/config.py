@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from mlxspec.errors import ConfigError
 from mlxspec.model_tables import (
     DrafterConfig,
+    GroupConfig,
     ModelConfig,
     check_references,
     nearest,
@@ -192,6 +193,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     batches: BatchesConfig = BatchesConfig()
     tracing: TracingConfig = TracingConfig()
     models: tuple[ModelConfig, ...] = ()
+    groups: dict[str, GroupConfig] = {}
+    """Models under one more name each."""
     drafters: dict[str, DrafterConfig] = {}
     """Draft models by the names that models name them by."""
     default_model: str | None = None
@@ -216,7 +219,7 @@ def convert(raw: Any) -> Config:
         config = msgspec.convert(with_ids(raw), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}{_nearest(str(error))}") from None
-    check_references(config.models, config.drafters, config.default_model)
+    check_references(config.models, config.groups, config.drafters, config.default_model)
     return config
 
 
@@ -226,7 +229,8 @@ def _nearest(message: str) -> str:
     if unknown is None:
         return ""
     section = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    sections = {**section, "models": ModelConfig, "drafters": DrafterConfig}
+    tables = {"models": ModelConfig, "groups": GroupConfig, "drafters": DrafterConfig}
+    sections = {**section, **tables}
     known = sections.get(unknown[2] or "", Config)
     return nearest(unknown[1], [field.name for field in msgspec.structs.fields(known)])
 
@@ -303,6 +307,11 @@ def default_key_file(environ: Mapping[str, str] = os.environ) -> Path:
     """Where `mlxspec key` keeps API keys unless told otherwise."""
     base = environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "mlxspec" / "keys.json"
+
+
+def config_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where configurations lie that the admin API saves and loads."""
+    return default_key_file(environ).parent / "configs"
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -32,6 +32,22 @@ class ConfigError(MlxspecError):
     code = "invalid_config"
 
 
+class ConfigNotFoundError(MlxspecError):
+    """No configuration of that name is in the folder."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "config_not_found"
+
+
+class ConfigExistsError(MlxspecError):
+    """A configuration of that name is in the folder already."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "config_exists"
+
+
 class BadRequestError(MlxspecError):
     """The request body is malformed or asks for something impossible."""
 

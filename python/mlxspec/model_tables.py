@@ -1,4 +1,4 @@
-"""What the configuration says of models and draft models: its tables, and the names in them."""
+"""What the configuration says of models, groups and draft models: tables, and names in them."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from mlxspec.errors import ConfigError
+
+Balance = Literal["round-robin", "least-loaded", "prefix"]
+AtLeastOne = Annotated[int, Meta(ge=1)]
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -19,11 +22,16 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.
     preload: loaded at start, if there is room. keep_alive_seconds: it leaves when idle for so long
     (`None` or negative: when its memory is needed).
+
+    weight: its part of the device's time while others have work too, relative to theirs.
+    instances: queues with KV memory of their own that its requests are spread over by `balance`;
+    they share its weights. max_running: requests that run at once, in all of them; max_waiting:
+    beyond those, more are refused (`None`: the server's own bounds alone).
     """
 
     id: str
     source: str
-    context_length: Annotated[int, Meta(ge=1)] | None = None
+    context_length: AtLeastOne | None = None
     draft_model: str | None = None
     kv_bits: Literal[4, 8] | None = None
     aliases: tuple[str, ...] = ()
@@ -32,6 +40,28 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     keep_alive_seconds: float | None = None
     description: str = ""
     tags: tuple[str, ...] = ()
+    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    instances: Annotated[int, Meta(ge=1, le=16)] = 1
+    balance: Balance = "prefix"
+    max_running: AtLeastOne | None = None
+    max_waiting: Annotated[int, Meta(ge=0)] | None = None
+
+
+class GroupConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Models under one more name.
+
+    default: the member that answers to the group's name (`None`: the first). balance: who answers
+    instead, of the members in memory. max_running, max_waiting: as a model's, for all requests of
+    its members together, by whatever name they come.
+    """
+
+    members: Annotated[tuple[str, ...], Meta(min_length=1)]
+    default: str | None = None
+    balance: Literal["default"] | Balance = "default"
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    max_running: AtLeastOne | None = None
+    max_waiting: Annotated[int, Meta(ge=0)] | None = None
 
 
 class DrafterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,21 +83,40 @@ def with_ids(raw: Any) -> Any:
 
 
 def check_references(
-    models: Sequence[ModelConfig], drafters: Mapping[str, DrafterConfig], default: str | None
+    models: Sequence[ModelConfig],
+    groups: Mapping[str, GroupConfig],
+    drafters: Mapping[str, DrafterConfig],
+    default: str | None,
 ) -> None:
-    """Raise ConfigError for a name that two models have, or that nobody has."""
-    names = [name for model in models for name in (model.id, *model.aliases)]
+    """Raise ConfigError for a name that two models or groups have, or that nobody has."""
+    names = [name for model in models for name in (model.id, *model.aliases)] + list(groups)
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"two models are called {twice!r}: give one another name")
+        raise ConfigError(f"two models or groups are called {twice!r}: give one another name")
     if models and default is not None and default not in names:
         raise ConfigError(
             f"default_model = {default!r} is no model's name{nearest(default, names)}"
         )
+    for group in groups:
+        _check_group(group, groups[group], [model.id for model in models])
     for model in models:
         name = model.draft_model
         # What is no drafter's name may be a folder or a model of the hub; a slip is neither.
         if name is not None and name not in drafters and (near := nearest(name, drafters)):
             raise ConfigError(f"model {model.id!r}: draft_model = {name!r} is no drafter{near}")
+
+
+def _check_group(name: str, group: GroupConfig, ids: Sequence[str]) -> None:
+    if stranger := next((it for it in group.members if it not in ids), None):
+        raise ConfigError(
+            f"group {name!r}: member {stranger!r} is no model's id{nearest(stranger, ids)}"
+        )
+    if group.default is not None and group.default not in group.members:
+        hint = nearest(group.default, group.members)
+        raise ConfigError(f"group {name!r}: default = {group.default!r} is no member{hint}")
+    if group.default is not None and group.balance != "default":
+        raise ConfigError(
+            f"group {name!r} has a default and balance = {group.balance!r}: remove one of them"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -31,6 +31,8 @@ impl Bench {
             prefix_cache: false,
             kv_dir: None,
             kv_dir_bytes: 0,
+            shares: Vec::new(),
+            limits: Vec::new(),
         };
         let mut scheduler = Scheduler::new(config, 1);
         assert!(matches!(scheduler.next_action(0, &mut Vec::new()), Action::Residency(_)));

@@ -7,9 +7,10 @@ mod sim;
 use std::time::Duration;
 
 use mlxspec_scheduler::action::{Action, LoadEnd};
-use mlxspec_scheduler::config::{ModelShape, SchedulerConfig};
+use mlxspec_scheduler::config::{Balance, Limit, ModelShape, ModelShare, SchedulerConfig};
 use mlxspec_scheduler::error::{Refusal, SubmitError};
 use mlxspec_scheduler::ids::{ModelId, RequestId};
+use mlxspec_scheduler::model::Model;
 use mlxspec_scheduler::request::{Finish, Request};
 use mlxspec_scheduler::residency::Order;
 use mlxspec_scheduler::scheduler::Scheduler;
@@ -46,13 +47,44 @@ fn any_shape() -> impl Strategy<Value = ModelShape> {
     })
 }
 
+fn any_share() -> impl Strategy<Value = ModelShare> {
+    let balance =
+        prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastLoaded), Just(Balance::Prefix),];
+    let fields = (0.1_f32..8.0, 1_u32..4, balance);
+    fields.prop_map(|(weight, instances, balance)| ModelShare { weight, instances, balance })
+}
+
+fn any_limit() -> impl Strategy<Value = Limit> {
+    let models = prop_oneof![Just(vec![0]), Just(vec![1]), Just(vec![0, 1])];
+    (models, 1_usize..5).prop_map(|(models, max_running)| limit(&models, max_running))
+}
+
+fn limit(models: &[u32], max_running: usize) -> Limit {
+    Limit { models: models.iter().copied().map(ModelId).collect(), max_running }
+}
+
 fn any_config() -> impl Strategy<Value = SchedulerConfig> {
     let (on, cached) = (prop::bool::weighted(0.9), prop::bool::weighted(0.9));
     let shared = prop_oneof![Just(0_usize), Just(2000), Just(1 << 16)];
     let budget = prop_oneof![Just(1e3_f32), 0.1_f32..4.0];
-    (1_usize..12, (on, 0_usize..40, shared), budget, cached).prop_map(
-        |(max_running, (speculation, max_draft, shared), inter_token_ms, prefix_cache)| {
+    let none = || Just(Vec::new());
+    let of_models = prop_oneof![2 => none(), 1 => prop::collection::vec(any_share(), 2)];
+    let limits = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(any_limit(), 1..3),
+    ];
+    (1_usize..12, (on, 0_usize..40, shared), budget, cached, of_models, limits).prop_map(
+        |(
+            max_running,
+            (speculation, max_draft, shared),
+            inter_token_ms,
+            prefix_cache,
+            shares,
+            limits,
+        )| {
             SchedulerConfig {
+                shares,
+                limits,
                 max_running,
                 speculation,
                 max_draft,
@@ -332,6 +364,134 @@ fn models_with_work_take_turns() {
         world.step(None);
     }
     assert_eq!([0, 1].map(|model: usize| world.runners[model].seen.steps), [10, 10]);
+    world.drain();
+}
+
+#[test]
+fn models_share_the_device_by_weight() {
+    let share = |weight| ModelShare { weight, ..ModelShare::default() };
+    let shares = vec![share(3.0), share(1.0)];
+    let long = shape(900, 128, false);
+    let mut world = World::new(SchedulerConfig { shares, ..config() }, &[long.clone(), long]);
+    (0..2).for_each(|model| {
+        world.submit(model, Wish { speculate: false, ..Wish::plain(8, 400) });
+    });
+    for _ in 0..202 {
+        world.step(None);
+    }
+    assert_eq!([0, 1].map(|model: usize| world.runners[model].seen.steps), [150, 50]);
+    world.drain();
+}
+
+/// Requests in each of the model's instances.
+fn loads(world: &World) -> Vec<usize> {
+    let instances = world.scheduler.instances(ModelId(0));
+    instances.map(|it| it.num_waiting() + it.num_running()).collect()
+}
+
+fn spread(balance: Balance, instances: u32) -> World {
+    let shares = vec![ModelShare { weight: 1.0, instances, balance }];
+    let mut world = World::new(SchedulerConfig { shares, ..config() }, &[shape(900, 400, false)]);
+    world.step(None);
+    world
+}
+
+#[test]
+fn instances_take_requests_in_turn_or_by_load() {
+    let mut in_turn = spread(Balance::RoundRobin, 3);
+    (0..4).for_each(|_| in_turn.submit(0, Wish::plain(8, 40)));
+    assert_eq!(loads(&in_turn), [2, 1, 1]);
+    assert!(in_turn.abort(RequestId(1)));
+    in_turn.submit(0, Wish::plain(8, 40));
+    assert_eq!(loads(&in_turn), [2, 1, 1], "it was the second one's turn");
+    in_turn.submit(0, Wish::plain(8, 40));
+    assert_eq!(loads(&in_turn), [2, 1, 2], "whatever the load");
+    in_turn.drain();
+
+    let mut by_load = spread(Balance::LeastLoaded, 3);
+    (0..5).for_each(|_| by_load.submit(0, Wish::plain(8, 40)));
+    assert_eq!(loads(&by_load), [2, 2, 1]);
+    for id in [0, 3] {
+        assert!(by_load.abort(RequestId(id)));
+    }
+    (0..2).for_each(|_| by_load.submit(0, Wish::plain(8, 40)));
+    assert_eq!(loads(&by_load), [1, 2, 2], "the emptiest first, and in turn");
+    by_load.drain();
+}
+
+#[test]
+fn a_conversation_goes_where_its_prefix_is() {
+    let mut world = spread(Balance::Prefix, 3);
+    for _ in 0..3 {
+        world.submit(0, Wish::plain(100, 10));
+        world.drain();
+    }
+    // Each went to an instance of its own; their next turns go back there, in any order.
+    for earlier in [2, 0, 1, 1, 2] {
+        let beginning = world.requests[earlier].script.tokens.clone();
+        world.resume(0, &beginning, Wish::plain(10, 10));
+        world.drain();
+        let cached = world.requests.last().unwrap().stats().num_cached_tokens;
+        assert!(cached >= 96, "{cached} tokens cached");
+    }
+    // What is new goes where there is least to do.
+    let beginning = world.requests[0].script.tokens.clone();
+    world.resume(0, &beginning, Wish::plain(10, 10));
+    world.submit(0, Wish::plain(100, 10));
+    world.submit(0, Wish::plain(100, 10));
+    assert_eq!(loads(&world), [1, 1, 1]);
+    world.drain();
+}
+
+#[test]
+fn a_full_instance_takes_no_conversation_for_its_prefix() {
+    let shares = vec![ModelShare { instances: 2, ..ModelShare::default() }];
+    let limited = SchedulerConfig { shares, max_running: 2, ..config() };
+    let mut world = World::new(limited, &[shape(900, 400, false)]);
+    world.submit(0, Wish::plain(100, 10));
+    world.drain();
+    let beginning = world.requests[0].script.tokens.clone();
+    for _ in 0..3 {
+        world.resume(0, &beginning, Wish::plain(10, 10));
+    }
+    assert_eq!(loads(&world), [2, 1]);
+    world.drain();
+}
+
+#[test]
+fn a_limit_holds_over_models_and_instances_and_the_first_in_line_go_first() {
+    let shares = vec![ModelShare { instances: 2, ..ModelShare::default() }; 2];
+    let limits = vec![limit(&[0, 1], 2)];
+    let limited = SchedulerConfig { shares, limits, ..config() };
+    let alike = [shape(300, 400, false), shape(300, 400, false)];
+    let mut world = World::new(limited, &alike);
+    for model in [0, 0, 1, 0, 1, 1, 0, 0, 1] {
+        world.submit(model, Wish { speculate: false, ..Wish::plain(8, 10) });
+    }
+    while world.step(None) {
+        assert!(world.scheduler.num_requests().1 <= 2);
+        world.scheduler.check_integrity().unwrap();
+    }
+    world.drain();
+    let queued: Vec<_> = world.requests.iter().map(|it| it.stats().queued_ns).collect();
+    assert!(queued.is_sorted(), "{queued:?}");
+    assert!(queued[8] > queued[0], "somebody waited");
+}
+
+#[test]
+fn one_model_may_be_held_to_fewer_requests_than_another() {
+    let limits = vec![limit(&[1], 1)];
+    let shapes = [shape(300, 400, false), shape(300, 400, false)];
+    let mut world = World::new(SchedulerConfig { limits, ..config() }, &shapes);
+    (0..8).for_each(|at| world.submit(at % 2, Wish::plain(8, 40)));
+    for _ in 0..8 {
+        world.step(None);
+    }
+    let running = [0, 1].map(|at| {
+        let instances = world.scheduler.instances(ModelId(at));
+        instances.map(Model::num_running).sum::<usize>()
+    });
+    assert_eq!(running, [4, 1]);
     world.drain();
 }
 

@@ -25,9 +25,8 @@ async def running(configuration: Config) -> AsyncIterator[Engine]:
 async def text(engine: Engine, model: str, **options: Any) -> str:
     request = GenerationRequest(
         model=model,
-        prompt="abc abc abc",
         sampling=SamplingParams(temperature=0),
-        **{"max_tokens": 12, "ignore_eos": True, **options},
+        **{"prompt": "abc abc abc", "max_tokens": 12, "ignore_eos": True, **options},
     )
     generation = await engine.submit(request)
     return "".join([delta.text async for delta in generation])

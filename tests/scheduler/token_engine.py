@@ -127,6 +127,7 @@ def token_engine(
     scheduler = Scheduler(
         models=plan.models,
         drafters=[drafter.need for drafter in plan.drafters],
+        limits=plan.limits,
         memory_bytes=plan.budget,
         memory=config.memory,
         max_running=max_running,

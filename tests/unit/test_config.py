@@ -63,6 +63,12 @@ def test_models_and_drafters_are_tables_by_their_names(tmp_path: Path):
         ('[models]\nsource = "c"', "write \\[models.source\\]"),
         ('[models.a]\nsource = "b"\naliases = ["c"]\n[models.c]\nsource = "d"', "called 'c'"),
         ('default_model = "x"\n[models.a]\nsource = "b"', "no model's name"),
+        ('[models.a]\nsource = "b"\n[groups.a]\nmembers = ["a"]', "called 'a'"),
+        (
+            '[models.a]\nsource = "b"\n'
+            '[groups.g]\nmembers = ["a"]\ndefault = "a"\nbalance = "prefix"',
+            "remove one of them",
+        ),
     ],
 )
 def test_names_that_are_wrong_are_refused_with_the_way_out(tmp_path: Path, text: str, said: str):
@@ -81,6 +87,13 @@ def test_names_that_are_wrong_are_refused_with_the_way_out(tmp_path: Path, text:
         ('[drafters.a]\nsorce = "b"', "source"),
         ('[models.a]\nsource = "b"\ndraft_model = "quik"\n[drafters.quick]\nsource = "c"', "quick"),
         ('default_model = "bog"\n[models.big]\nsource = "b"', "big"),
+        ('[models.big]\nsource = "b"\n[groups.g]\nmembers = ["bog"]', "big"),
+        ('[models.big]\nsource = "b"\n[groups.g]\nmembers = ["big"]\ndefault = "bag"', "big"),
+        (
+            '[models.big]\nsource = "b"\n[groups.g]\nmembers = ["big"]\nmax_runing = 1',
+            "max_running",
+        ),
+        ('[models.big]\nsource = "b"\nwieght = 2.0', "weight"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path, text: str, nearest: str):

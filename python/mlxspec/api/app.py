@@ -3,9 +3,12 @@
 from litestar import Litestar
 
 from mlxspec.api.access.gate import make_gate
+from mlxspec.api.admin.configs import config_routes
+from mlxspec.api.admin.groups import groups_routes
 from mlxspec.api.admin.health import health_routes
 from mlxspec.api.admin.metrics import metrics_route
 from mlxspec.api.admin.models import models_admin_routes
+from mlxspec.api.admin.optimize import optimize_route
 from mlxspec.api.admin.speculation import speculation_route
 from mlxspec.api.admin.stats import stats_route
 from mlxspec.api.anthropic.messages import messages_routes
@@ -31,7 +34,8 @@ from mlxspec.api.plain.generate import plain_routes
 from mlxspec.api.ports import EngineLike
 from mlxspec.api.rerank import rerank_route
 from mlxspec.api.synthetic import mark_synthetic
-from mlxspec.config import Config
+from mlxspec.config import Config, config_folder
+from mlxspec.config_store import ConfigStore
 from mlxspec.metrics import ServerMetrics
 from mlxspec.tracing import Tracing
 
@@ -67,6 +71,9 @@ def create_app(
             *ollama_routes(engine, keepalive_seconds),
             *models_admin_routes(engine, keepalive_seconds),
             stats_route(engine),
+            *groups_routes(engine),
+            optimize_route(engine),
+            *config_routes(engine, ConfigStore(config_folder())),
             *completion_routes(engine, keepalive_seconds),
             embedding_route(engine),
             props_route(engine, config.scheduler.max_running),

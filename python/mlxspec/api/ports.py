@@ -3,6 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
+from mlxspec.config import Config
+from mlxspec.engine.advice import Advice
 from mlxspec.engine.request import (
     PLAIN_CHAT,
     ChatOptions,
@@ -11,6 +13,7 @@ from mlxspec.engine.request import (
     Embedded,
     EmbeddingRequest,
     GenerationRequest,
+    GroupCard,
     MemoryUse,
     Message,
     ModelCard,
@@ -73,6 +76,23 @@ class EngineLike(Protocol):
 
     def drafters(self) -> Sequence[DrafterCard]:
         """All draft models, whatever their state."""
+        ...
+
+    def groups(self) -> Sequence[GroupCard]:
+        """All groups of models."""
+        ...
+
+    def advice(self) -> Sequence[Advice]:
+        """What could be set otherwise, by what was measured."""
+        ...
+
+    def configuration(self) -> Config:
+        """The configuration in force."""
+        ...
+
+    def regroup(self, wanted: Config) -> None:
+        """Put another configuration's groups and default model in force; ConfigError if they do not
+        fit the models that are served, and then nothing is changed."""
         ...
 
     def model(self, name: str) -> ModelCard:

@@ -16,7 +16,7 @@ from mlxspec.address import check_exposure
 from mlxspec.cli.size import Size
 from mlxspec.config import Config, Tree, default_key_file, resolve
 from mlxspec.errors import ConfigError, UnavailableError
-from mlxspec.model_tables import DrafterConfig, ModelConfig
+from mlxspec.model_tables import DrafterConfig, ModelConfig, check_references
 
 _PLACES: Final = {
     "host": "server", "port": "server", "log_level": "server", "drain_seconds": "server",
@@ -180,6 +180,7 @@ def _with_models(
         wanted = [msgspec.structs.replace(wanted[0], draft_model=draft_model)]
     drafters = {name: _located_drafter(it) for name, it in config.drafters.items()}
     models = tuple(_located(model, drafters, for_all) for model in wanted)
+    check_references(models, config.groups, drafters, config.default_model)
     return msgspec.structs.replace(config, models=models, drafters=drafters)
 
 

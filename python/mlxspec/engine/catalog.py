@@ -1,11 +1,13 @@
 """The served models and the names clients know them by. Nothing else is ever loaded."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mlxspec.config import Config
-from mlxspec.engine.request import Capability, ModelCard, ModelState
+from mlxspec.engine.groups import Group
+from mlxspec.engine.request import Capability, GenerationRequest, ModelCard, ModelState
 from mlxspec.engine.tokenizer import Tokenizer
 from mlxspec.errors import ModelNotFoundError
 from mlxspec.model.encoder_folder import ModelKind
@@ -102,24 +104,41 @@ class ServedModel:
 
 
 class Catalog:
-    """Finds a model by the name in a request: an id, an alias, the default, or the catch-all."""
+    """Finds a model by the name in a request: an id, an alias, a group, the default, or the
+    catch-all."""
 
     def __init__(self, config: Config) -> None:
         self.models = [ServedModel(at, model) for at, model in enumerate(config.models)]
+        self.name(config)
+
+    def name(self, config: Config) -> None:
+        """Find models by the names that a configuration of these models gives them."""
         self._by_name: dict[str, ServedModel] = {}
         for model in self.models:
             for name in (model.id, *model.config.aliases):
                 self._by_name[name] = model
+        of_id = {model.id: model for model in self.models}
+        self.groups = {
+            name: Group(name, group, [of_id[member] for member in group.members])
+            for name, group in config.groups.items()
+        }
+        for name, group in self.groups.items():
+            self._by_name[name] = group.default
         if config.default_model is not None:
             self._by_name.setdefault(DEFAULT, self.find(config.default_model))
         elif self.models:
             self._by_name.setdefault(DEFAULT, self.models[0])
 
+    def route(self, request: GenerationRequest, load: Callable[[ServedModel], int]) -> ServedModel:
+        """Who answers the request; raises ModelNotFoundError. `load` as for `Group.choose`."""
+        group = self.groups.get(request.model)
+        return self.find(request.model) if group is None else group.choose(request, load)
+
     def find(self, name: str) -> ServedModel:
-        """The model of that name; raises ModelNotFoundError."""
+        """The model of that name, a group's default for the group's; raises ModelNotFoundError."""
         model = self._by_name.get(name) or self._by_name.get(ANY_NAME)
         if model is None:
-            served = ", ".join(model.id for model in self.models) or "none"
+            served = ", ".join([*(model.id for model in self.models), *self.groups]) or "none"
             raise ModelNotFoundError(
                 f"model {name!r:.200} is not served here: use one of {served}", param="model"
             )

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from mlxspec import _scheduler
 from mlxspec.config import Config
-from mlxspec.engine.admission import Admission
+from mlxspec.engine.admission import Admission, bounds_of
+from mlxspec.engine.advice import Advice, Seen, advise
 from mlxspec.engine.catalog import Catalog, ServedModel, Status
 from mlxspec.engine.counters import Counters
 from mlxspec.engine.deadlines import Deadlines
@@ -33,6 +34,7 @@ from mlxspec.engine.request import (
     Embedded,
     EmbeddingRequest,
     GenerationRequest,
+    GroupCard,
     MemoryUse,
     Message,
     ModelCard,
@@ -50,12 +52,12 @@ from mlxspec.errors import (
     ContextLengthError,
     MlxspecError,
     ModelPinnedError,
-    QueueFullError,
     UnavailableError,
 )
 from mlxspec.model.backend import backend_facts
 from mlxspec.model.footprint import process_bytes
 from mlxspec.model.store import describe
+from mlxspec.model_tables import check_references
 from mlxspec.speculative.constrain import Constraint
 from mlxspec.speculative.pooling import Floats, Pooled, Pooling
 
@@ -84,6 +86,7 @@ class Engine:
         self._scheduler = _scheduler.Scheduler(
             models=self._plan.models,
             drafters=[drafter.need for drafter in self._plan.drafters],
+            limits=self._plan.limits,
             memory_bytes=self._plan.budget,
             memory=config.memory,
             max_waiting=config.scheduler.max_waiting,
@@ -104,7 +107,7 @@ class Engine:
         self._events = ModelEvents()
         self._reader = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
-        self._admission = Admission(config.limits.max_queued_tokens)
+        self._admission = Admission(config.limits.max_queued_tokens, bounds_of(config))
         self._drafts_awaited = bool(self._plan.drafters)
         self._draining = False
         self._quiet = asyncio.Event()
@@ -189,6 +192,45 @@ class Engine:
             for at, part in enumerate(self._plan.drafters)
             for status in [Status(*statuses[at])]
         ]
+
+    def groups(self) -> list[GroupCard]:
+        """Every group of models."""
+        return [group.card(self._num_requests) for group in self._catalog.groups.values()]
+
+    def _num_requests(self, model: ServedModel) -> int:
+        return self._admission.num_requests(model.index)
+
+    def advice(self) -> list[Advice]:
+        """What could be set otherwise, by what was measured."""
+        return advise(
+            Seen(
+                counters=self.counters(),
+                memory=self.memory_use(),
+                models=self.models(),
+                drafters=self.drafters(),
+                speculation=self.speculation(),
+                refused=self._admission.num_refused,
+            )
+        )
+
+    def configuration(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    def regroup(self, wanted: Config) -> None:
+        """Put another configuration's groups and default model in force, but for how many requests
+        of a group may run, which is decided at the start. ConfigError if they do not fit the models
+        that are served; nothing is changed then.
+        """
+        ours = self._config
+        check_references(ours.models, wanted.groups, ours.drafters, wanted.default_model)
+        groups = {
+            name: replace(it, max_running=getattr(ours.groups.get(name), "max_running", None))
+            for name, it in wanted.groups.items()
+        }
+        self._config = replace(ours, groups=groups, default_model=wanted.default_model)
+        self._catalog.name(self._config)
+        self._admission.bounds = tuple(bounds_of(self._config))
 
     def model(self, name: str) -> ModelCard:
         """The model of that id or alias; raises ModelNotFoundError."""
@@ -302,7 +344,7 @@ class Engine:
         Raises ModelNotFoundError, ContextLengthError, BadRequestError, QueueFullError or
         UnavailableError; nothing is kept of a refused request.
         """
-        model = self._catalog.find(request.model)
+        model = self._catalog.route(request, self._num_requests)
         tokenizer = await self._tokenizer(model)
         if model.kind != "generative":
             raise BadRequestError(
@@ -384,7 +426,7 @@ class Engine:
         pooled: Pooled,
         timeout_seconds: float | None,
     ) -> TextReading:
-        self._admission.check(len(text))
+        self._admission.check(len(text), index)
         harvests = self._runner.harvests
         key = harvests.add(pooled)
         try:
@@ -418,7 +460,7 @@ class Engine:
                 fail=fail,
             ),
         )
-        self._admission.entered(request_id, len(text))
+        self._admission.entered(request_id, len(text), index)
         self._generations[request_id] = reading
         return reading
 
@@ -455,7 +497,7 @@ class Engine:
         encoded: Encoded,
         constraint: Constraint | None,
     ) -> Generation:
-        self._admission.check(len(encoded.prompt))
+        self._admission.check(len(encoded.prompt), index)
         stops = stop_tokens(request, tokenizer)
         sampling = token_sampling(request, tokenizer, stops)
         constraints = self._runner.constraints(index)
@@ -488,7 +530,7 @@ class Engine:
                 fail=fail,
             ),
         )
-        self._admission.entered(request_id, len(encoded.prompt))
+        self._admission.entered(request_id, len(encoded.prompt), index)
         self._generations[request_id] = generation
         return generation
 
@@ -531,7 +573,7 @@ class Engine:
         except _scheduler.RequestTooLargeError as error:
             raise BadRequestError(str(error), param="max_tokens") from None
         except _scheduler.QueueFullError as error:
-            raise QueueFullError(str(error), retry_after=self._admission.retry_after()) from None
+            raise self._admission.refused(str(error)) from None
         except (_scheduler.ClosedError, _scheduler.MemoryShortError) as error:
             raise UnavailableError(str(error), retry_after=LOADING_RETRY_SECONDS) from None
         except ValueError as error:
@@ -554,7 +596,7 @@ class Engine:
                 continue
             if end is not None:
                 del self._generations[request_id]
-                self._admission.ended()
+                self._admission.ended(request_id)
             generation.deliver(tokens, logprobs, None if end is None else End(*end))
         self._note_residency()
         if self._draining and self._scheduler.num_in_flight == 0:

@@ -10,7 +10,7 @@ from mlxspec.errors import ModelImportError
 from mlxspec.model.backend import BackendFacts
 from mlxspec.model.encoder_folder import is_encoder
 from mlxspec.model.weights import weight_bytes
-from mlxspec.model_tables import ModelConfig
+from mlxspec.model_tables import Balance, ModelConfig
 
 log = structlog.get_logger()
 
@@ -23,7 +23,7 @@ LEAST_KV_BYTES = 64 << 20
 class ModelPolicy(Struct, frozen=True, kw_only=True):
     """One model's part: bytes it needs, of which `kv_bytes` for KV, and when it comes and goes.
 
-    drafter: who drafts for it, as an index of the plan's drafters.
+    drafter: who drafts for it, as an index of the plan's drafters. The rest is its configuration's.
     """
 
     need: int
@@ -32,6 +32,9 @@ class ModelPolicy(Struct, frozen=True, kw_only=True):
     keep_alive: float | None
     preload: bool
     drafter: int | None
+    weight: float
+    instances: int
+    balance: Balance
 
 
 class DrafterPart(Struct, frozen=True, kw_only=True):
@@ -48,6 +51,8 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     budget: int
     models: list[ModelPolicy]
     drafters: list[DrafterPart]
+    limits: list[tuple[list[int], int]]
+    """Models by index, and how many requests of them together run at once."""
 
     def drafter(self, index: int) -> DrafterPart | None:
         """The draft model that the scheduler knows by this index; None for a target's."""
@@ -69,11 +74,11 @@ def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
     for_drafts = sum(drafter.need for drafter in drafters)
     kv_bytes = config.kv.memory_bytes or default_kv_bytes(budget, weights, for_drafts)
     keeps_kv = [not is_encoder(Path(model.source)) for model in config.models]
-    each = kv_bytes // max(1, sum(keeps_kv))
+    shares = [it.instances * keeps for it, keeps in zip(config.models, keeps_kv, strict=True)]
     models: list[ModelPolicy] = []
     room = budget
-    for model, size, folder, keeps in zip(config.models, weights, wanted, keeps_kv, strict=True):
-        share = each * keeps
+    for model, size, folder, number in zip(config.models, weights, wanted, shares, strict=True):
+        share = kv_bytes // max(1, sum(shares)) * number
         preload = model.preload and size + share <= room
         room -= (size + share) * preload
         models.append(
@@ -84,9 +89,21 @@ def plan_memory(config: Config, device: BackendFacts) -> MemoryPlan:
                 keep_alive=model.keep_alive_seconds,
                 preload=preload,
                 drafter=None if folder is None else folders.index(folder),
+                weight=model.weight,
+                instances=model.instances,
+                balance=model.balance,
             )
         )
-    return MemoryPlan(budget=budget, models=models, drafters=drafters)
+    return MemoryPlan(budget=budget, models=models, drafters=drafters, limits=limits_of(config))
+
+
+def limits_of(config: Config) -> list[tuple[list[int], int]]:
+    """Models and groups that run fewer requests at once than the server lets them."""
+    ids = [model.id for model in config.models]
+    of_models = [([at], it.max_running) for at, it in enumerate(config.models)]
+    groups = config.groups.values()
+    of_groups = [([ids.index(id_) for id_ in it.members], it.max_running) for it in groups]
+    return [(models, most) for models, most in of_models + of_groups if most is not None]
 
 
 def default_kv_bytes(budget: int, weights: list[int], for_drafts: int) -> int:

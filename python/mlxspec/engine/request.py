@@ -303,6 +303,22 @@ class DrafterCard(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]
 
 
+class GroupCard(Struct, frozen=True, kw_only=True):
+    """A group of models. `default` answers where nothing balances; `types` are its members'."""
+
+    id: str
+    members: tuple[str, ...]
+    default: str
+    balance: str
+    description: str
+    tags: tuple[str, ...]
+    types: tuple[str, ...]
+    max_running: int | None
+    max_waiting: int | None
+    requests: int
+    """Of all its members, that have not ended."""
+
+
 class ModelCard(Struct, frozen=True, kw_only=True):
     """A served model as clients see it.
 

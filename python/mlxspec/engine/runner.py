@@ -251,11 +251,12 @@ class Runner:
         )
 
     def _num_blocks(self, model: int, target: AnyTarget, max_context: int) -> int:
-        """Blocks of KV that the model may hold; for an encoder, which has none, enough."""
+        """Blocks of KV that each instance may hold; for an encoder, which has none, enough."""
         if isinstance(target, EncoderTarget):
             longest_row = max_context + LONGER_ROW
             return self._config.scheduler.max_running * (longest_row // BLOCK_TOKENS)
-        return self._plan.models[model].kv_bytes // (target.store.bytes_per_token * BLOCK_TOKENS)
+        share = self._plan.models[model].kv_bytes // self._config.models[model].instances
+        return share // (target.store.bytes_per_token * BLOCK_TOKENS)
 
     def _kv_key(self, load: Load, target: AnyTarget) -> str | None:
         """The key of the model's KV on disk, if any is to be kept there."""

@@ -144,6 +144,8 @@ pub struct Laid {
 pub struct StepPlan {
     /// The model to run.
     pub model: ModelId,
+    /// Which of its instances.
+    pub instance: u32,
     /// Changes of the KV arrays to carry out first.
     pub kv_ops: Vec<KvOp>,
     /// What runs, request by request.
@@ -277,6 +279,7 @@ impl StepPlan {
     pub(crate) fn of(model: ModelId, laid: Laid) -> Self {
         Self {
             model,
+            instance: 0,
             kv_ops: Vec::new(),
             rows: Vec::new(),
             rects: laid.rects,

@@ -37,6 +37,54 @@ pub struct SchedulerConfig {
     pub kv_dir: Option<PathBuf>,
     /// Most bytes there.
     pub kv_dir_bytes: u64,
+    /// How each model shares the device, in the order of ids; models beyond it share alike.
+    pub shares: Vec<ModelShare>,
+    /// How many requests may run at once, beside `max_running` of each instance.
+    pub limits: Vec<Limit>,
+}
+
+impl SchedulerConfig {
+    /// How a model shares the device.
+    pub fn share(&self, id: ModelId) -> ModelShare {
+        self.shares.get(id.0 as usize).copied().unwrap_or_default()
+    }
+}
+
+/// How one model shares the device with others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ModelShare {
+    /// Its part of the device's time, while others have work too, relative to theirs.
+    pub weight: f32,
+    /// Queues, each with rows and a prefix cache of its own, that its requests are spread over.
+    pub instances: u32,
+    /// How they are.
+    pub balance: Balance,
+}
+
+impl Default for ModelShare {
+    fn default() -> Self {
+        Self { weight: 1.0, instances: 1, balance: Balance::Prefix }
+    }
+}
+
+/// Which instance of a model takes in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// One after another.
+    RoundRobin,
+    /// The one with the fewest requests.
+    LeastLoaded,
+    /// The one that has most of the prompt in its prefix cache, else the one with the fewest.
+    Prefix,
+}
+
+/// Of these models' requests no more than so many run at once; the others wait in line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// One model, or some that share the limit.
+    pub models: Vec<ModelId>,
+    /// Requests with a row, in all their instances.
+    pub max_running: usize,
 }
 
 /// How models share memory.

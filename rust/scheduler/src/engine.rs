@@ -286,7 +286,8 @@ impl Engine {
             self.take_commands(scheduler, events);
             self.guard_memory(&mut guard, scheduler, runner, events);
             for model in scheduler.take_loaded() {
-                fill_from(&mut archive, scheduler.model_mut(model));
+                // The first instance's texts are kept, and are what all begin with.
+                scheduler.instances_mut(model).for_each(|it| fill_from(&mut archive, it));
             }
             match scheduler.next_action(self.now_ns(), events) {
                 Action::Residency(order) => {
@@ -295,7 +296,11 @@ impl Engine {
                     }
                     self.obey(scheduler, runner, &mut archive, order, events);
                 }
-                Action::Read(read) => disk.read(scheduler, runner, &read),
+                Action::Read(read) => {
+                    let start = Instant::now();
+                    disk.read(scheduler, runner, &read);
+                    scheduler.charge(read.model, start.elapsed().as_secs_f32() * 1e3);
+                }
                 Action::Step(plan) => self.step(scheduler, runner, &plan, events),
                 Action::Idle if closed && scheduler.is_idle() => break,
                 Action::Idle => {
@@ -352,7 +357,7 @@ impl Engine {
     }
 
     fn save_to<'a>(&self, archive: &mut Archive, models: impl IntoIterator<Item = &'a Model>) {
-        for model in models {
+        for model in models.into_iter().filter(|it| it.is_first()) {
             let saved = model.shared_texts().map(|it| archive.save(&model.shape().fingerprint, it));
             if saved.is_some_and(|it| it.is_err()) {
                 Stats::add(&self.stats.suffix_file_errors, 1);
@@ -405,7 +410,7 @@ impl Engine {
             Order::Evict(model) => {
                 let of_drafters = &self.stats.drafter_evictions;
                 self.count_move(model, &self.stats.model_evictions, of_drafters);
-                self.save_to(archive, scheduler.model(model));
+                self.save_to(archive, scheduler.instances(model));
                 runner.evict(model);
                 scheduler.evicted(model);
             }
@@ -452,6 +457,7 @@ impl Engine {
             }
             Err(message) => {
                 Stats::add(&self.stats.step_errors, 1);
+                scheduler.charge(plan.model, ms);
                 scheduler.fail(plan, &message, events);
             }
         }
@@ -515,12 +521,10 @@ impl Engine {
     }
 }
 
-fn fill_from(archive: &mut Archive, model: Option<&mut Model>) {
-    if let Some(model) = model {
-        let fingerprint = model.shape().fingerprint.clone();
-        if let Some(texts) = model.shared_texts_mut() {
-            archive.fill(&fingerprint, texts);
-        }
+fn fill_from(archive: &mut Archive, model: &mut Model) {
+    let fingerprint = model.shape().fingerprint.clone();
+    if let Some(texts) = model.shared_texts_mut() {
+        archive.fill(&fingerprint, texts);
     }
 }
 

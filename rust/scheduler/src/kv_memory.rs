@@ -49,6 +49,16 @@ impl KvMemory {
         }
     }
 
+    /// See [`RowPool::number_slabs`].
+    pub(crate) fn number_slabs(&mut self, first: u32, count: u32) {
+        self.rows.number_slabs(first, count);
+    }
+
+    /// Leading tokens of the request whose KV is here.
+    pub(crate) fn num_known(&self, request: &Request) -> u32 {
+        self.find(request).map_or(0, |hit| hit.num_tokens)
+    }
+
     /// Which row is where.
     pub fn rows(&self) -> &RowPool {
         &self.rows

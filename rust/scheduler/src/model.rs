@@ -13,7 +13,7 @@ use crate::ids::{ModelId, RequestId, SlabId};
 use crate::kv_memory::KvMemory;
 use crate::layout::lay_out;
 use crate::prefill_pace::PrefillPace;
-use crate::request::{Finish, Request, RequestStats};
+use crate::request::{Finish, Request, RequestStats, Turn};
 use crate::rows::KvOp;
 use crate::segment::{SEGMENT_TOKENS, SegmentRead, SegmentSave};
 use crate::segment_index::SegmentIndex;
@@ -57,10 +57,11 @@ impl Output {
     }
 }
 
-/// The requests of one model in memory, and the rows they run in.
+/// The requests of one instance of a model in memory, and the rows they run in.
 #[derive(Debug)]
 pub struct Model {
     id: ModelId,
+    instance: u32,
     shape: ModelShape,
     pub(crate) kv: KvMemory,
     /// Both in order of their turn; preemption takes the last.
@@ -81,6 +82,7 @@ impl Model {
     pub fn new(id: ModelId, config: &SchedulerConfig, shape: ModelShape) -> Self {
         Self {
             id,
+            instance: 0,
             kv: KvMemory::new(&shape, config.prefix_cache && !shape.plain),
             drafting: Drafting::new(config, &shape),
             pace: PrefillPace::new(&StepCost::new(&shape.step_cost, shape.rect_cost)),
@@ -91,6 +93,18 @@ impl Model {
             num_preemptions: 0,
             closed: false,
         }
+    }
+
+    /// The same as one of `count` instances.
+    pub(crate) fn instance(mut self, at: u32, count: u32) -> Self {
+        self.instance = at;
+        self.kv.number_slabs(at, count);
+        self
+    }
+
+    /// Whether it is the first of the model's instances.
+    pub fn is_first(&self) -> bool {
+        self.instance == 0
     }
 
     /// What is known of the model and its device.
@@ -131,6 +145,21 @@ impl Model {
     /// Requests with a row.
     pub fn num_running(&self) -> usize {
         self.running.len()
+    }
+
+    /// Requests with and without a row.
+    pub fn num_requests(&self) -> usize {
+        self.waiting.len() + self.running.len()
+    }
+
+    /// The turns of those without a row, in order.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = Turn> {
+        self.waiting.iter().map(Request::turn)
+    }
+
+    /// Requests without a row whose turn is before this.
+    pub(crate) fn num_before(&self, turn: Turn) -> usize {
+        self.waiting.partition_point(|it| it.turn() < turn)
     }
 
     /// Running requests that have no token yet.
@@ -215,10 +244,10 @@ impl Model {
         });
     }
 
-    /// Give rows to those who need them, and see what of their prompts is there already.
-    pub fn prepare(&mut self, config: &SchedulerConfig, index: &mut SegmentIndex, now_ns: u64) {
-        self.make_room();
-        self.admit(config, now_ns);
+    /// Give rows to those who wait, as long as no more than `max_running` run, and see what of their
+    /// prompts is there already.
+    pub fn prepare(&mut self, max_running: usize, index: &mut SegmentIndex, now_ns: u64) {
+        self.admit(if self.closed { max_running.min(1) } else { max_running }, now_ns);
         self.seek(index);
         self.follow();
     }
@@ -246,7 +275,15 @@ impl Model {
             let row = request.row.filter(|&row| rows.is_settled(row, request.num_computed))?;
             let (start, name) = request.unread.next(request.num_computed)?;
             let known = request.num_computed.saturating_sub(start);
-            Some(SegmentRead { model: self.id, request: request.id, row, start, known, name })
+            Some(SegmentRead {
+                model: self.id,
+                instance: self.instance,
+                request: request.id,
+                row,
+                start,
+                known,
+                name,
+            })
         });
         self.has_read = read.is_some();
         read
@@ -273,7 +310,7 @@ impl Model {
     /// What to write to disk while there is nothing else to do.
     pub fn next_save(&mut self, index: &mut SegmentIndex) -> Option<SegmentSave> {
         let (row, start, name) = self.kv.next_save(index)?;
-        Some(SegmentSave { model: self.id, row, start, name })
+        Some(SegmentSave { model: self.id, instance: self.instance, row, start, name })
     }
 
     /// Decide the next step; `None` when there is nothing to run and nothing to free.
@@ -290,6 +327,7 @@ impl Model {
         }
         let draft = DraftPlan::of(&rows, &self.running, self.kv.rows(), &self.shape);
         let mut plan = lay_out(self.id, rows, &self.running, self.kv.rows(), &self.shape);
+        plan.instance = self.instance;
         plan.draft = draft;
         plan.kv_ops = self.kv.take_ops();
         Some(plan)
@@ -323,7 +361,7 @@ impl Model {
 
     /// Every running row holds its tokens; who outgrew its row gets a longer one, at the cost of
     /// those whose turn is latest if need be.
-    fn make_room(&mut self) {
+    pub fn make_room(&mut self) {
         let mut index = 0;
         while index < self.running.len() {
             let request = &mut self.running[index];
@@ -356,17 +394,13 @@ impl Model {
         self.push(request);
     }
 
-    fn max_running(&self, config: &SchedulerConfig) -> usize {
-        if self.closed { 1 } else { config.max_running }
-    }
-
     /// Give rows to those waiting, by turn, while blocks last.
-    fn admit(&mut self, config: &SchedulerConfig, now_ns: u64) {
-        while self.running.len() < self.max_running(config)
+    fn admit(&mut self, max_running: usize, now_ns: u64) {
+        while self.running.len() < max_running
             && let Some(mut request) = self.waiting.pop_front()
         {
             let capacity = self.shape.row_capacity(request.len());
-            let room = config.max_running - self.running.len() - 1;
+            let room = max_running - self.running.len() - 1;
             let expected = self.waiting.len().min(room);
             if self.kv.will_evict(capacity, expected as u32) {
                 self.kv.await_by(self.waiting.iter().take(expected));

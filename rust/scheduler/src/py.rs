@@ -11,7 +11,8 @@ use pyo3::types::PyDict;
 use crate::action::LoadEnd;
 use crate::board::ModelStatus;
 use crate::config::{
-    DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, ModelShape, SchedulerConfig, WhenFull,
+    Balance, DraftModelShape, KeepAlive, Limit, MemoryConfig, ModelPolicy, ModelShape, ModelShare,
+    SchedulerConfig, WhenFull,
 };
 use crate::draft::Drafter;
 use crate::engine::Engine;
@@ -77,6 +78,28 @@ struct PyModelPolicy {
     preload: bool,
     /// Index of its drafter among `drafters`.
     drafter: Option<usize>,
+    weight: f32,
+    instances: u32,
+    balance: String,
+}
+
+impl PyModelPolicy {
+    fn share(&self) -> PyResult<ModelShare> {
+        let balance = match self.balance.as_str() {
+            "round-robin" => Balance::RoundRobin,
+            "least-loaded" => Balance::LeastLoaded,
+            "prefix" => Balance::Prefix,
+            other => return Err(PyValueError::new_err(format!("balance is {other:?}"))),
+        };
+        Ok(ModelShare { weight: self.weight, instances: self.instances, balance })
+    }
+}
+
+/// Models, and how many of their requests run at once.
+type PyLimit = (Vec<u32>, usize);
+
+fn limit((models, max_running): PyLimit) -> Limit {
+    Limit { models: models.into_iter().map(ModelId).collect(), max_running }
 }
 
 /// How models share memory: any object with these attributes.
@@ -127,12 +150,13 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, models, drafters, memory_bytes, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
+    #[pyo3(signature = (*, models, drafters, limits, memory_bytes, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
     fn new(
         models: Vec<PyModelPolicy>,
         drafters: Vec<u64>,
+        limits: Vec<PyLimit>,
         memory_bytes: u64,
         memory: PyMemory,
         max_waiting: usize,
@@ -157,6 +181,8 @@ impl Scheduler {
             prefix_cache,
             kv_dir,
             kv_dir_bytes,
+            shares: models.iter().map(PyModelPolicy::share).collect::<PyResult<_>>()?,
+            limits: limits.into_iter().map(limit).collect(),
         };
         let policies = models.iter().map(|it| ModelPolicy {
             need: it.need,

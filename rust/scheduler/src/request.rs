@@ -23,6 +23,10 @@ const WORTH_WAITING: u32 = 4 * BLOCK_TOKENS;
 /// Nobody starves by it, as all later ones end up behind.
 const LEVEL_NS: i64 = 10_000_000_000;
 
+/// A place in line, the first being the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn(i64, RequestId);
+
 /// Everything a caller says about a request.
 #[derive(Debug, Clone)]
 pub struct Submission {
@@ -210,9 +214,9 @@ impl Request {
     }
 
     /// Its place in line, the first being the least: when it came, moved by its priority.
-    pub(crate) fn turn(&self) -> (i64, RequestId) {
+    pub(crate) fn turn(&self) -> Turn {
         let came = i64::try_from(self.submitted_ns).unwrap_or(i64::MAX);
-        (came.saturating_add(LEVEL_NS.saturating_mul(self.priority.into())), self.id)
+        Turn(came.saturating_add(LEVEL_NS.saturating_mul(self.priority.into())), self.id)
     }
 
     /// Check the request against its model, once that is known.

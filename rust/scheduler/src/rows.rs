@@ -83,6 +83,8 @@ pub struct RowPool {
     pool: BlockPool,
     slabs: BTreeMap<SlabId, Slab>,
     next_slab: u32,
+    /// From one slab's number to the next.
+    slab_step: u32,
     max_slots: u32,
     /// Blocks of slabs that hold a cached row.
     num_cached: u32,
@@ -96,10 +98,16 @@ impl RowPool {
             pool: BlockPool::new(total_blocks),
             slabs: BTreeMap::new(),
             next_slab: 0,
+            slab_step: 1,
             max_slots: max_slots.max(1),
             num_cached: 0,
             ops: Vec::new(),
         }
+    }
+
+    /// Number slabs so that those of `count` pools, of which this is one, never have the same number.
+    pub(crate) fn number_slabs(&mut self, first: u32, count: u32) {
+        (self.next_slab, self.slab_step) = (first, count);
     }
 
     /// The pool that pays for the rows.
@@ -288,7 +296,7 @@ impl RowPool {
         }
         let blocks = self.pool.allocate(slots * ModelShape::row_blocks(capacity)).ok_or(NoRoom)?;
         let id = SlabId(self.next_slab);
-        self.next_slab += 1;
+        self.next_slab += self.slab_step;
         let slots_of = vec![None; slots as usize];
         self.slabs.insert(id, Slab { capacity, slots: slots_of, blocks });
         self.ops.push(KvOp::Create { slab: id, slots, capacity });

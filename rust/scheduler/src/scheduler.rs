@@ -3,9 +3,13 @@
 //! Time is passed in and nothing here waits or locks, so every schedule can be replayed in a test.
 
 use crate::action::{Action, LoadEnd, StepOutcome, StepPlan};
-use crate::config::{DraftModelShape, KeepAlive, MemoryConfig, ModelPolicy, SchedulerConfig};
+use crate::config::{
+    DraftModelShape, KeepAlive, Limit, MemoryConfig, ModelPolicy, SchedulerConfig,
+};
 use crate::error::{IntegrityError, Refusal, ensure};
+use crate::fair_share::FairShare;
 use crate::ids::{ModelId, RequestId};
+use crate::instances::Instances;
 use crate::model::{Event, Model};
 use crate::request::{Finish, Request};
 use crate::residency::{Admission, Phase, Residency};
@@ -16,7 +20,7 @@ use crate::waiter::Waiter;
 /// A model of the configuration and those who wait for it to be in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
-    pub(crate) model: Option<Model>,
+    pub(crate) instances: Instances,
     /// Of a drafter in memory.
     drafter: Option<DraftModelShape>,
     /// In order of arrival.
@@ -32,8 +36,8 @@ pub struct Scheduler {
     pub(crate) residency: Residency,
     /// By [`ModelId`]: models and their drafters.
     pub(crate) entries: Vec<Entry>,
-    /// Whose turn it is: models with work take steps in turn.
-    turn: usize,
+    /// Whose turn it is.
+    fair: FairShare,
     pub(crate) now_ns: u64,
     /// Models whose load has ended well and that nobody has asked for since.
     loaded: Vec<ModelId>,
@@ -58,11 +62,12 @@ impl Scheduler {
             waiters: if preload { vec![Waiter::Preload] } else { Vec::new() },
             ..Entry::default()
         });
+        let weights = (0..residency.models.len() as u32).map(|at| config.share(ModelId(at)).weight);
         Self {
             entries: entries.collect(),
+            fair: FairShare::new(weights),
             config,
             residency,
-            turn: 0,
             now_ns: 0,
             loaded: Vec::new(),
             past: (0, 0),
@@ -75,9 +80,14 @@ impl Scheduler {
         &self.residency
     }
 
-    /// The models in memory.
+    /// All instances of the models in memory.
     pub fn resident(&self) -> impl Iterator<Item = &Model> {
-        self.entries.iter().filter_map(|entry| entry.model.as_ref())
+        self.entries.iter().flat_map(|entry| entry.instances.iter())
+    }
+
+    /// The same, to change.
+    pub(crate) fn resident_mut(&mut self) -> impl Iterator<Item = &mut Model> {
+        self.entries.iter_mut().flat_map(|entry| entry.instances.iter_mut())
     }
 
     /// Queue a request, and ask for its model.
@@ -120,14 +130,16 @@ impl Scheduler {
 
     /// The model is in memory: a request joins it, a caller hears of it.
     fn seat(&mut self, id: ModelId, waiter: Waiter, events: &mut Vec<Event>) {
-        let Some(model) = &mut self.entries[id.0 as usize].model else {
-            return;
-        };
+        let (balance, max_running) = (self.config.share(id).balance, self.config.max_running);
         match waiter {
-            Waiter::Request(mut request) => match request.fit(model.shape()) {
-                Ok(()) => return model.push(*request),
-                Err(error) => events.push(request.into_end(Finish::Refused(error))),
-            },
+            Waiter::Request(mut request) => {
+                let instances = &mut self.entries[id.0 as usize].instances;
+                let Some(model) = instances.choose(&request, balance, max_running) else { return };
+                match request.fit(model.shape()) {
+                    Ok(()) => return model.push(*request),
+                    Err(error) => events.push(request.into_end(Finish::Refused(error))),
+                }
+            }
             waiter => events.extend(waiter.ended(Finish::Loaded)),
         }
         self.residency.leave(id, Admission::Run, self.now_ns);
@@ -155,9 +167,9 @@ impl Scheduler {
     /// Tell the residency of requests that have ended in a model.
     pub(crate) fn count_out(&mut self, id: ModelId) {
         let at = id.0 as usize;
-        let running = |model: &Model| model.num_waiting() + model.num_running();
-        let running = self.entries[at].model.as_ref().map_or(0, running);
-        for _ in running..self.residency.models[at].running as usize {
+        for _ in
+            self.entries[at].instances.num_requests()..self.residency.models[at].running as usize
+        {
             self.residency.leave(id, Admission::Run, self.now_ns);
         }
     }
@@ -169,8 +181,8 @@ impl Scheduler {
             if self.end_wait(at, id, &Finish::Aborted, events) {
                 return true;
             }
-            let model = self.entries[at].model.as_mut();
-            let aborted = model.is_some_and(|model| model.abort(id, events));
+            let mut instances = self.entries[at].instances.iter_mut();
+            let aborted = instances.any(|model| model.abort(id, events));
             self.count_out(ModelId(at as u32));
             aborted
         })
@@ -180,9 +192,7 @@ impl Scheduler {
     pub fn expire(&mut self, id: RequestId, events: &mut Vec<Event>) {
         for at in 0..self.entries.len() {
             self.end_wait(at, id, &Finish::Expired, events);
-            if let Some(model) = &mut self.entries[at].model {
-                model.expire(id, events);
-            }
+            self.entries[at].instances.iter_mut().for_each(|it| it.expire(id, events));
             self.count_out(ModelId(at as u32));
         }
     }
@@ -212,9 +222,7 @@ impl Scheduler {
                 events.extend(waiter.ended(finish.clone()));
                 self.residency.leave(id, Admission::Wait, self.now_ns);
             }
-            if let Some(model) = &mut self.entries[at].model {
-                model.end_all(finish, events);
-            }
+            self.entries[at].instances.iter_mut().for_each(|it| it.end_all(finish, events));
             self.count_out(id);
         }
     }
@@ -251,20 +259,58 @@ impl Scheduler {
         if let Some(order) = order {
             return Action::Residency(order);
         }
-        for _ in 0..self.entries.len() {
-            let index = self.turn % self.entries.len();
-            self.turn = index + 1;
-            let model = self.entries[index].model.as_mut().filter(|model| model.has_work());
-            let Some(model) = model else { continue };
-            model.prepare(&self.config, &mut self.segments, now_ns);
-            if let Some(read) = model.next_read() {
-                return Action::Read(read);
+        // Who loses a row makes room for others, whose turn may be before.
+        self.resident_mut().for_each(Model::make_room);
+        let has_work = |at: usize| self.entries[at].instances.iter().any(Model::has_work);
+        for at in self.fair.order(has_work) {
+            if let Some(action) = self.act(at) {
+                self.fair.begin(at);
+                return action;
             }
-            if let Some(plan) = model.plan(&self.config) {
-                return Action::Step(Box::new(plan));
-            }
+            self.fair.pass(at);
         }
         Action::Idle
+    }
+
+    /// What a model does next, if it can do anything.
+    fn act(&mut self, at: usize) -> Option<Action> {
+        let in_turn = self.entries[at].instances.in_turn();
+        let (instance, action) =
+            in_turn.into_iter().find_map(|it| Some((it, self.act_as(at, it)?)))?;
+        self.entries[at].instances.stepped(instance);
+        Some(action)
+    }
+
+    fn act_as(&mut self, at: usize, instance: u32) -> Option<Action> {
+        let max_running = self.max_running(at, instance);
+        let model = self.entries[at].instances.get_mut(instance)?;
+        model.prepare(max_running, &mut self.segments, self.now_ns);
+        if let Some(read) = model.next_read() {
+            return Some(Action::Read(read));
+        }
+        Some(Action::Step(Box::new(model.plan(&self.config)?)))
+    }
+
+    /// Most requests that may run in this instance now.
+    fn max_running(&self, at: usize, instance: u32) -> usize {
+        let Some(model) = self.entries[at].instances.get(instance) else { return 0 };
+        let limits = self.config.limits.iter();
+        let limits = limits.filter(|it| it.models.contains(&ModelId(at as u32)));
+        let rooms = limits.map(|limit| {
+            let others = self.covered_by(limit).filter(|it| !std::ptr::eq(*it, model));
+            limit.room(model, &others.collect::<Vec<_>>())
+        });
+        rooms.min().unwrap_or(usize::MAX).min(self.config.max_running)
+    }
+
+    fn covered_by(&self, limit: &Limit) -> impl Iterator<Item = &Model> {
+        let entries = limit.models.iter().filter_map(|it| self.entries.get(it.0 as usize));
+        entries.flat_map(|entry| entry.instances.iter())
+    }
+
+    /// A model has had the device for so long.
+    pub fn charge(&mut self, id: ModelId, ms: f32) {
+        self.fair.charge(id.0 as usize, ms);
     }
 
     /// Refuse those who have waited too long for memory; a load that is under way will end.
@@ -294,7 +340,7 @@ impl Scheduler {
                 if !shape.takes_drafter {
                     self.residency.give_up_drafter(id);
                 }
-                entry.model = Some(Model::new(id, &self.config, shape));
+                entry.instances = Instances::loaded(id, &self.config, &shape);
                 self.loaded.push(id);
                 self.residency.loaded(id, num_bytes, self.now_ns);
                 self.attach_drafter(id);
@@ -325,15 +371,21 @@ impl Scheduler {
     fn attach_drafter(&mut self, id: ModelId) {
         let drafter = self.residency.drafter_of(id);
         let shape = drafter.and_then(|it| self.entries.get(it.0 as usize)?.drafter.clone());
-        if let Some((model, shape)) = self.model_mut(id).zip(shape) {
-            model.attach_drafter(&shape);
+        if let Some(shape) = shape {
+            self.instances_mut(id).for_each(|it| it.attach_drafter(&shape));
         }
     }
 
     fn detach_drafter(&mut self, drafter: ModelId) {
         let targets: Vec<_> = self.residency.drafted_by(drafter).collect();
         for id in targets {
-            self.model_mut(id).map(Model::detach_drafter);
+            self.detach_from(id);
+        }
+    }
+
+    fn detach_from(&mut self, id: ModelId) {
+        for model in self.instances_mut(id) {
+            model.detach_drafter();
         }
     }
 
@@ -343,7 +395,8 @@ impl Scheduler {
         if entry.is_some_and(|it| it.drafter.take().is_some()) {
             self.detach_drafter(id);
         }
-        if let Some(model) = self.entries.get_mut(id.0 as usize).and_then(|it| it.model.take()) {
+        let left = self.entries.get_mut(id.0 as usize).map(|it| std::mem::take(&mut it.instances));
+        for model in left.iter().flat_map(Instances::iter) {
             self.past.0 += model.num_preemptions;
             self.past.1 += model.kv.num_evictions();
         }
@@ -358,7 +411,8 @@ impl Scheduler {
         ms: f32,
         events: &mut Vec<Event>,
     ) {
-        if let Some(model) = self.model_mut(plan.model) {
+        self.charge(plan.model, ms);
+        if let Some(model) = self.instance_mut(plan.model, plan.instance) {
             model.commit(plan, outcome, ms, events);
             self.count_out(plan.model);
         }
@@ -366,12 +420,12 @@ impl Scheduler {
 
     /// A step failed: its requests end, all others go on.
     pub fn fail(&mut self, plan: &StepPlan, message: &str, events: &mut Vec<Event>) {
-        if let Some(model) = self.model_mut(plan.model) {
-            if model.fail(plan, message, events) {
-                self.residency.give_up_drafter(plan.model);
-            }
-            self.count_out(plan.model);
+        let failed = self.instance_mut(plan.model, plan.instance);
+        if failed.is_some_and(|model| model.fail(plan, message, events)) {
+            self.residency.give_up_drafter(plan.model);
+            self.detach_from(plan.model);
         }
+        self.count_out(plan.model);
     }
 
     /// Go by what KV an earlier server left on disk.
@@ -394,7 +448,7 @@ impl Scheduler {
         if !there {
             self.segments.lost(read.name);
         }
-        if let Some(model) = self.model_mut(read.model) {
+        if let Some(model) = self.instance_mut(read.model, read.instance) {
             model.take_read(read, there);
         }
     }
@@ -404,13 +458,14 @@ impl Scheduler {
     pub fn next_save(&mut self, of: Option<ModelId>) -> Option<SegmentSave> {
         let wanted = |at: usize| of.is_none_or(|id| id.0 as usize == at);
         let entries = self.entries.iter_mut().enumerate().filter(|(at, _)| wanted(*at));
-        let mut models = entries.filter_map(|(_, entry)| entry.model.as_mut());
+        let mut models = entries.flat_map(|(_, entry)| entry.instances.iter_mut());
         models.find_map(|model| model.next_save(&mut self.segments))
     }
 
     /// A segment was written, and takes so many bytes.
     pub fn saved(&mut self, save: &SegmentSave, num_bytes: u64) {
-        if let Some(model) = self.entries[save.model.0 as usize].model.as_mut() {
+        let entry = &mut self.entries[save.model.0 as usize];
+        if let Some(model) = entry.instances.get_mut(save.instance) {
             model.kv.saved(&mut self.segments, num_bytes);
         }
     }
@@ -420,14 +475,19 @@ impl Scheduler {
         std::mem::take(&mut self.loaded)
     }
 
-    /// A model in memory.
-    pub fn model(&self, id: ModelId) -> Option<&Model> {
-        self.entries.get(id.0 as usize)?.model.as_ref()
+    /// The instances of a model in memory.
+    pub fn instances(&self, id: ModelId) -> impl Iterator<Item = &Model> {
+        self.entries.get(id.0 as usize).into_iter().flat_map(|entry| entry.instances.iter())
     }
 
-    /// A model in memory, to change.
-    pub fn model_mut(&mut self, id: ModelId) -> Option<&mut Model> {
-        self.entries.get_mut(id.0 as usize)?.model.as_mut()
+    /// The same, to change.
+    pub fn instances_mut(&mut self, id: ModelId) -> impl Iterator<Item = &mut Model> {
+        let entry = self.entries.get_mut(id.0 as usize);
+        entry.into_iter().flat_map(|entry| entry.instances.iter_mut())
+    }
+
+    fn instance_mut(&mut self, id: ModelId, instance: u32) -> Option<&mut Model> {
+        self.entries.get_mut(id.0 as usize)?.instances.get_mut(instance)
     }
 
     /// Memory is within its budget, and every model's requests, rows and blocks add up.
@@ -438,10 +498,14 @@ impl Scheduler {
         self.residency.check_integrity()?;
         self.segments.check_integrity()?;
         for (at, (entry, state)) in self.entries.iter().zip(&self.residency.models).enumerate() {
-            let running = entry.model.as_ref().map_or(0, |it| it.num_waiting() + it.num_running());
+            let running = entry.instances.num_requests();
             ensure!(running == state.running as usize, "model {at} has {running} requests");
             let waiters = entry.waiters.len();
             ensure!(waiters == state.waiting as usize, "{waiters} wait for model {at}");
+        }
+        for limit in &self.config.limits {
+            let running: usize = self.covered_by(limit).map(Model::num_running).sum();
+            ensure!(running <= limit.max_running, "{running} requests run, beyond {limit:?}");
         }
         self.resident().try_for_each(Model::check_integrity)
     }

@@ -66,6 +66,8 @@ pub fn names(kv_key: &str, salt: &str, tokens: &[u32]) -> Vec<SegmentName> {
 pub struct SegmentSave {
     /// Whose KV.
     pub model: ModelId,
+    /// Which of its instances has it.
+    pub instance: u32,
     /// The row that holds it.
     pub row: Row,
     /// The segment's first position.
@@ -79,6 +81,8 @@ pub struct SegmentSave {
 pub struct SegmentRead {
     /// Whose KV.
     pub model: ModelId,
+    /// Which of its instances wants it.
+    pub instance: u32,
     /// Who waits.
     pub request: RequestId,
     /// Its row.

@@ -21,20 +21,12 @@ impl Scheduler {
     /// While memory is short nobody gets a row, but for one request where none runs.
     pub fn short_of_memory(&mut self, short: bool) {
         self.residency.short_of_memory(short);
-        for entry in &mut self.entries {
-            if let Some(model) = &mut entry.model {
-                model.closed = short;
-            }
-        }
+        self.resident_mut().for_each(|it| it.closed = short);
     }
 
     /// Give up half of what each model caches.
     pub fn shrink_caches(&mut self) {
-        for entry in &mut self.entries {
-            if let Some(model) = &mut entry.model {
-                model.kv.shrink_cache();
-            }
-        }
+        self.resident_mut().for_each(|it| it.kv.shrink_cache());
     }
 
     /// Let a drafter go, or the least recently used idle model if others are wanted.
@@ -49,9 +41,9 @@ impl Scheduler {
             return;
         };
         for at in 0..self.entries.len() {
-            if let Some(model) = &mut self.entries[at].model {
-                model.refuse(id, SubmitError::Unavailable(Refusal::MemoryShort), events);
-            }
+            let refused = SubmitError::Unavailable(Refusal::MemoryShort);
+            let instances = self.entries[at].instances.iter_mut();
+            instances.for_each(|it| it.refuse(id, refused.clone(), events));
             self.count_out(ModelId(at as u32));
         }
     }

@@ -46,6 +46,8 @@ pub(crate) fn config() -> SchedulerConfig {
         prefix_cache: true,
         kv_dir: None,
         kv_dir_bytes: 0,
+        shares: Vec::new(),
+        limits: Vec::new(),
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct World {
     drafts: bool,
     /// Whether memory is short: who lost its row then waits for those who have one.
     short: bool,
+    /// Whether a model's first in line may wait for another instance's, or another model's requests.
+    spread: bool,
     now_ns: u64,
 }
 
@@ -91,6 +93,7 @@ impl World {
         let scripts: Vec<Scripts> = shapes.iter().map(Scripts::new).collect();
         let runners = shapes.iter().zip(scripts);
         Self {
+            spread: !config.shares.is_empty() || !config.limits.is_empty(),
             scheduler: Scheduler::new(config, shapes.len()),
             runners: runners.map(|(shape, it)| SimRunner::new(shape.clone(), it)).collect(),
             requests: Vec::new(),
@@ -362,7 +365,7 @@ impl World {
         // short.
         let overtakes = |it: &Tracked| !it.ran && self.requests.iter().any(Tracked::has_priority);
         // It may stand still for a step, if its KV is about to be read from disk.
-        let may_wait = |it: &Tracked| self.short || overtakes(it);
+        let may_wait = |it: &Tracked| self.short || self.spread || overtakes(it);
         let waits = first.filter(|(id, it)| !served(*id) && !may_wait(it)).map(|(id, _)| id);
         let excused = self.disk.max_bytes > 0 && runner.first_waits != waits;
         assert!(waits.is_none() || excused, "the first stands still");
@@ -431,12 +434,12 @@ impl World {
         assert!(self.requests.iter().all(|it| it.end.is_some()), "a request without an end");
         assert_eq!(self.scheduler.num_requests(), (0, 0));
         for (id, runner) in (0..).map(ModelId).zip(&self.runners) {
-            let Some(model) = self.scheduler.model(id) else {
-                assert!(runner.slabs.is_empty(), "a model has left, and its slabs have not");
-                continue;
-            };
-            let (pool, cached) = (model.kv().pool(), model.kv().rows().num_cached());
-            assert_eq!(pool.num_free() + cached, pool.total(), "blocks are lost");
+            let mut cached = 0;
+            for model in self.scheduler.instances(id) {
+                let (pool, kept) = (model.kv().pool(), model.kv().rows().num_cached());
+                assert_eq!(pool.num_free() + kept, pool.total(), "blocks are lost");
+                cached += kept;
+            }
             let slabs = runner.slabs.values();
             let held: u32 = slabs.map(|it| it.slots() * it.capacity() / BLOCK_TOKENS).sum();
             assert_eq!(held, cached, "a slab is left that caches nothing");

@@ -5,7 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
+from mlxspec.config import Config
+from mlxspec.engine.advice import Advice
 from mlxspec.engine.request import (
     PLAIN_CHAT,
     Capability,
@@ -16,6 +19,7 @@ from mlxspec.engine.request import (
     EmbeddingRequest,
     FinishReason,
     GenerationRequest,
+    GroupCard,
     MemoryUse,
     Message,
     ModelCard,
@@ -30,6 +34,7 @@ from mlxspec.engine.request import (
 from mlxspec.engine.speculation import SpeculationReport
 from mlxspec.errors import (
     BadRequestError,
+    ConfigError,
     MlxspecError,
     ModelNotFoundError,
     ModelPinnedError,
@@ -236,6 +241,7 @@ class FakeEngine:
         self.states: dict[str, str] = {"demo": "resident", "org/other": "resident"}
         self.changes: asyncio.Queue[ModelCard] = asyncio.Queue()
         self.pinned: set[str] = set()
+        self.config = Config()
         self.log: list[str] = []
 
     async def start(self) -> None:
@@ -276,6 +282,34 @@ class FakeEngine:
         return [
             DrafterCard(id="quick", state="resident", memory_bytes=9, num_served=1, models=("m",))
         ]
+
+    def groups(self) -> list[GroupCard]:
+        return [
+            GroupCard(
+                id=name,
+                members=group.members,
+                default=group.default or group.members[0],
+                balance=group.balance,
+                description=group.description,
+                tags=group.tags,
+                types=("llama",),
+                max_running=group.max_running,
+                max_waiting=group.max_waiting,
+                requests=0,
+            )
+            for name, group in self.config.groups.items()
+        ]
+
+    def advice(self) -> list[Advice]:
+        return [Advice(setting="--memory", advice="more", figures={"budget": 7})]
+
+    def configuration(self) -> Config:
+        return self.config
+
+    def regroup(self, wanted: Config) -> None:
+        if wanted.default_model == "stranger":
+            raise ConfigError("default_model = 'stranger' is no model's name")
+        self.config = replace(self.config, groups=wanted.groups, default_model=wanted.default_model)
 
     def model(self, name: str) -> ModelCard:
         cards = {card.id: card for card in self.models()}

@@ -35,6 +35,7 @@ BY_PREFIX: Final[dict[str, Scope]] = {
     "/openapi.json": "infer",
     "/docs": "infer",
     "/models": "infer",
+    "/groups": "infer",
     "/models/load": "admin",
     "/models/unload": "admin",
     "/stats": "metrics",
