@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """List the models on this machine."""
+    from mlxspec.model.hub import cache_use
     from mlxspec.model.store import list_models
 
-    models = list_models()
+    models, hub = list_models(), cache_use()
     if as_json:
         click.echo(msgspec.json.encode(models))
     elif not models:
         click.echo("no models here yet: mlxspec pull demo")
     else:
         Console().print(_table(models))
+    if hub.num_repos and not as_json:
+        size = readable(hub.num_bytes)
+        click.echo(f"hugging face cache: {size} in {hub.num_repos} repositories, {hub.folder}")
 
 
 def _table(models: "list[StoredModel]") -> Table:

@@ -5,7 +5,7 @@ The client is imported where it is used: its import alone takes a good part of a
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from mlxspec.errors import ModelNotFoundError, UnavailableError
 
@@ -82,6 +82,51 @@ def cached() -> Iterator[tuple[str, Path]]:
         heads = [revision for revision in repo.revisions if "main" in revision.refs]
         if repo.repo_type == "model" and heads and _has_weights(heads[0].snapshot_path):
             yield repo.repo_id, heads[0].snapshot_path
+
+
+class CacheUse(NamedTuple):
+    """What the hub's cache holds, other programs' things too: bytes on disk."""
+
+    folder: str
+    num_repos: int
+    num_bytes: int
+
+
+def cache_use() -> CacheUse:
+    """How much the hub's cache takes on disk; reads the folder."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    folder = constants.HF_HUB_CACHE
+    try:
+        cache = scan_cache_dir(folder)
+    except CacheNotFound:
+        return CacheUse(folder, 0, 0)
+    return CacheUse(folder, len(cache.repos), cache.size_on_disk)
+
+
+def remove(hub_id: str) -> int:
+    """Delete all of a model's revisions from the hub's cache; return the bytes freed.
+
+    Raises ModelNotFoundError when it is not there.
+    """
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        repos = []
+    else:
+        repos = [it for it in cache.repos if it.repo_type == "model" and it.repo_id == hub_id]
+    if not repos:
+        raise ModelNotFoundError(
+            f"{hub_id} is not in the hugging face cache: 'mlxspec list' shows what is"
+        )
+    hashes = [revision.commit_hash for revision in repos[0].revisions]
+    deletion = cache.delete_revisions(*hashes)
+    deletion.execute()
+    return deletion.expected_freed_size
 
 
 def _has_weights(folder: Path) -> bool:

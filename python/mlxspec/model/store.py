@@ -128,7 +128,7 @@ def remove(name: str) -> int:
         if any(name == cached for cached, _ in hub.cached()):
             raise ModelNotFoundError(
                 f"{name} lies in the hugging face cache, which other programs share: "
-                f"remove it with 'hf cache rm model/{name}'"
+                f"remove it with 'mlxspec rm --hub {name}'"
             )
         raise ModelNotFoundError(f"no model {name!r} in the store: 'mlxspec list' shows them")
     freed = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from click.testing import CliRunner, Result
 
 from mlxspec import __version__
 from mlxspec.cli import cli
 from mlxspec.cli.size import readable
+from mlxspec.model.load import load
 
 
 def run(*arguments: str | Path) -> Result:
@@ -24,6 +26,34 @@ def stored(store_home: Path, tiny_gguf: Path) -> str:
     """The tiny model, imported into the store by the command line."""
     assert run("import", tiny_gguf, "--dtype", "float16").exit_code == 0
     return "tiny"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_model_is_quantised_into_the_store_and_can_be_loaded(
+    store_home: Path, tiny_model: Path, bits: int
+):
+    before = sum(file.stat().st_size for file in tiny_model.glob("*.safetensors"))
+    done = run("pull", tiny_model, "--quantize", bits, "--group-size", 32)
+    assert done.exit_code == 0, done.output
+    name = f"{tiny_model.name}-{bits}bit"
+    assert f"serve it: mlxspec serve {name}" in done.output
+    assert f"{bits}-bit" in run("show", name).output
+    made = store_home / name
+    assert sum(file.stat().st_size for file in made.glob("*.safetensors")) < before
+    loaded = load(made, None)
+    tokens = mx.array([[1, 2, 3]])
+    assert mx.isfinite(loaded.model(tokens)).all().item()
+    again = run("pull", tiny_model, "--quantize", bits, "--group-size", 32)
+    assert again.exit_code == 1
+    assert "exists already" in again.output
+
+
+def test_what_cannot_be_quantised_leaves_nothing_behind(store_home: Path, tiny_model: Path):
+    assert run("pull", tiny_model, "--quantize", 4, "--group-size", 32).exit_code == 0
+    twice = run("pull", store_home / f"{tiny_model.name}-4bit", "--quantize", 8)
+    assert twice.exit_code == 1
+    assert "is quantised already" in twice.output
+    assert [folder.name for folder in store_home.iterdir()] == [f"{tiny_model.name}-4bit"]
 
 
 @pytest.mark.parametrize("flag", ["--version", "--help", "serve --help", "doctor --help"])

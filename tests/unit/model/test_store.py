@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxspec.errors import MlxspecError, ModelImportError, ModelNotFoundError
-from mlxspec.model import store
+from mlxspec.model import hub, store
 
 
 @pytest.fixture
@@ -87,9 +87,15 @@ def test_a_cached_hub_model_resolves_without_the_network(
     snapshot = cache_on_hub(tmp_path, tiny_model, "owner/name")
     assert store.resolve("owner/name", download=False).samefile(snapshot)
     assert [(m.name, m.origin) for m in store.list_models()] == [("owner/name", "hugging face")]
-    with pytest.raises(ModelNotFoundError, match="hf cache rm"):
+    with pytest.raises(ModelNotFoundError, match="mlxspec rm --hub"):
         store.remove("owner/name")
     assert snapshot.is_dir()
+    use = hub.cache_use()
+    assert (use.num_repos, use.num_bytes > 1000) == (1, True)
+    assert hub.remove("owner/name") > 0
+    assert hub.cache_use().num_repos == 0
+    with pytest.raises(ModelNotFoundError, match="not in the hugging face cache"):
+        hub.remove("owner/name")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
