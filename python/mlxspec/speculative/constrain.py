@@ -9,6 +9,7 @@ A request's matcher stands behind its output. Masks of drafted positions are com
 matcher comes back; what a step keeps moves it on. So rejected drafts need no clean-up.
 """
 
+from itertools import compress
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -77,6 +78,12 @@ class Constraint:
             ends = [at for at, token in enumerate(tokens) if token in self.stop_tokens]
             self.matcher.consume_tokens(tokens[: ends[0]] if ends else tokens)
 
+    def binds(self, drafts: list[int]) -> bool:
+        """Whether anything is forbidden at the next place or behind a draft."""
+        if self.matcher is not None:
+            return True
+        return self.budget is not None and any(it is not None for it in self.budget.forced(drafts))
+
     def bound(self, bits: Bits, drafts: list[int]) -> None:
         """Keep to the budget: bits (num_drafts + 1, words), of the next place and behind drafts.
 
@@ -133,11 +140,16 @@ class Constraints:
         return constraint.error if constraint is not None else ""
 
     def masks(self, plan: StepPlan) -> Masks | None:
-        """What the grammars allow at each position of their rows; None if no row has one."""
+        """What the grammars allow at each position of their rows; None if all rows may go on as
+        they like."""
         rows = np.flatnonzero(plan.samplers.constraint)
+        asked = [self._by_key[key] for key in plan.samplers.constraint[rows].tolist()]
+        binds = [
+            one.binds(_drafts(plan, row)) for one, row in zip(asked, rows.tolist(), strict=True)
+        ]
+        rows, found = rows[binds], list(compress(asked, binds))
         if len(rows) == 0:
             return None
-        found = [self._by_key[key] for key in plan.samplers.constraint[rows].tolist()]
         counts = plan.samplers.num_drafts[rows].astype(np.int64) + 1
         firsts = np.cumsum(counts) - counts
         bits = allocate_token_bitmask(int(counts.sum()), found[0].vocab_size)

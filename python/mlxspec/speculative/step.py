@@ -107,7 +107,7 @@ def run_step(target: AnyTarget, plan: StepPlan) -> mx.array | None:
         answer = mx.concatenate([answer, logprob_words(logits, drawn, plan.samplers)])
     mx.eval(answer, touched)
     take(parts)
-    if masks is not None:
+    if plan.samplers.constraint.any():
         target.constraints.advance(plan, np.asarray(answer))
     return answer
 

@@ -65,7 +65,9 @@ def test_copies_stand_where_the_first_does_and_go_their_own_ways() -> None:
 
 
 def test_what_a_grammar_forbids_is_not_forced() -> None:
+    assert not Constraint(None, 96, [], budget(2)).binds([1])
     constraint = Constraint(None, 96, [], budget(0))
+    assert constraint.binds([])
     bits = allocate_token_bitmask(1, 96)
     bits[:] = -1
     constraint.bound(bits, [])
