@@ -81,7 +81,7 @@ class SchedulerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_running: Positive = 64
     step_tokens: Positive | None = None
     prefill_chunk: Positive | None = None
-    inter_token_ms: Annotated[float, Meta(gt=0)] = 500.0
+    inter_token_ms: Annotated[float, Meta(gt=0)] = 250.0
 
 
 class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

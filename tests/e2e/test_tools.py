@@ -142,6 +142,24 @@ async def test_thinking_that_the_template_opens_is_not_the_answer(caller: AsyncO
     assert plain.usage.completion_tokens_details.reasoning_tokens == 0
 
 
+async def test_a_history_that_forgets_its_reasoning_is_reused_up_to_it(caller: AsyncOpenAI) -> None:
+    """What was thought is in the cached row, and not in the next turn's prompt."""
+
+    async def turn(messages: list[dict[str, Any]], salt: str) -> Any:
+        how = {"reasoning_effort": "low", "max_tokens": 8, "extra_body": {"cache_salt": salt}}
+        return await ask(caller, messages=messages, **how)
+
+    first = (await turn(HISTORY, "a")).usage
+    assert first.completion_tokens_details.reasoning_tokens == 8
+    later = [*HISTORY, {"role": "assistant", "content": "It is mild."}, question("Cairo")]
+    reused, fresh = await turn(later, "a"), await turn(later, "b")
+    opened = 2  # the line that the template opens to think, which the answer took the place of
+    assert reused.usage.prompt_tokens_details.cached_tokens == first.prompt_tokens - opened
+    assert fresh.usage.prompt_tokens_details.cached_tokens == 0
+    thoughts = [it.choices[0].message.reasoning_content for it in (reused, fresh)]
+    assert thoughts[0] == thoughts[1] != ""
+
+
 CLOCK = {
     "type": "function",
     "function": {
