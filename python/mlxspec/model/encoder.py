@@ -97,6 +97,8 @@ class Embeddings(Module):
         self.LayerNorm = LayerNorm(size, eps=config.layer_norm_eps)
 
     def __call__(self, tokens: mx.array, positions: mx.array, types: mx.array) -> mx.array:
+        # Padding may lie behind the last position, and must be finite: attention masks it later.
+        positions = mx.minimum(positions, self.position_embeddings.weight.shape[0] - 1)
         embedded: mx.array = self.LayerNorm(
             self.word_embeddings(tokens)
             + self.token_type_embeddings(types)

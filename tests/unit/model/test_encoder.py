@@ -65,3 +65,11 @@ def test_old_names_of_parameters_are_known(tmp_path: Path) -> None:
     mx.save_safetensors(file, renamed | {"bert.embeddings.position_ids": mx.arange(60)})
     norm = open_encoder(folder, None).embeddings.LayerNorm
     assert mx.array_equal(norm.weight, weights["embeddings.LayerNorm.weight"])
+
+
+def test_padding_behind_the_last_position_is_finite(tmp_path: Path) -> None:
+    embeddings = open_encoder(save_encoder(tmp_path / "encoder", seed=1), None).embeddings
+    zeros = mx.zeros(1, mx.int32)
+    last = embeddings(zeros, mx.array([59]), zeros)
+    for beyond in (60, 63, 100_000):
+        assert mx.array_equal(embeddings(zeros, mx.array([beyond]), zeros), last)
