@@ -379,3 +379,21 @@ fn drafts_do_not_hide_behind_a_prompt_that_is_read_in_the_same_step() {
     let (alone, beside) = (controller.price(alone, 4, 1), controller.price(beside, 4, 1));
     assert!((alone - beside).abs() < 0.05, "{alone} alone, {beside} beside a prompt");
 }
+
+#[test]
+fn a_climb_says_of_each_number_of_tokens_what_is_said_when_asked_for_it() {
+    let mut cost = StepCost::new(&[(1, 5.0), (2, 5.1), (8, 9.0), (64, 30.0)], 0.5);
+    for tokens in [1, 3, 8, 40, 90] {
+        cost.observe(tokens, 1, 12.0);
+    }
+    for start in [0, 1, 5, 63, 64, 200] {
+        let mut climb = cost.climb(start);
+        for tokens in start + 1..start + 150 {
+            let (climbed, asked) = (climb.next_ms(3), cost.ms(tokens, 3));
+            assert!(
+                (climbed - asked).abs() < 1e-3 * asked,
+                "{tokens} from {start}: {climbed} {asked}"
+            );
+        }
+    }
+}

@@ -173,12 +173,13 @@ impl DraftLen {
         let fixed = making_ms + self.plain_ms(base) - self.cost.ms(base.tokens, base.rects);
         let (mut best, mut best_rate) = (0, self.rate_to_beat(base));
         let (mut expected, mut rects) = (base.rows as f32, base.rects);
-        for count in 1..=base.budget {
+        let mut cost = self.cost.climb(base.tokens);
+        for _ in 0..base.budget {
             let Some(position) = self.ranking.next(candidates) else { break };
-            self.order.push(position.row);
-            expected += position.survival;
-            rects += u32::from(position.at == 0);
-            let rate = expected / (fixed + self.cost.ms(base.tokens + count, rects));
+            self.order.push(position.row());
+            expected += position.survival();
+            rects += u32::from(position.at() == 0);
+            let rate = expected / (fixed + cost.next_ms(rects));
             if rate > best_rate {
                 (best, best_rate) = (self.order.len(), rate);
             }

@@ -55,16 +55,36 @@ impl StepCost {
 
     /// Milliseconds for a step of `tokens` tokens in `rects` rectangles.
     pub fn ms(&self, tokens: u32, rects: u32) -> f32 {
+        self.in_rects(self.step_ms(tokens), rects)
+    }
+
+    /// The same for one token more each time, without looking for the knots each time.
+    pub fn climb(&self, tokens: u32) -> Climb<'_> {
+        Climb {
+            cost: self,
+            tokens,
+            start: tokens,
+            stop: tokens as f32,
+            start_ms: 0.0,
+            token_ms: 0.0,
+        }
+    }
+
+    fn in_rects(&self, step_ms: f32, rects: u32) -> f32 {
+        self.speed * (step_ms + self.rect_ms * rects.saturating_sub(1) as f32)
+    }
+
+    /// Of one rectangle, at the speed at load.
+    fn step_ms(&self, tokens: u32) -> f32 {
         let (low, high, share) = self.around(tokens);
         let (low, high) = (self.knots[low], self.knots[high]);
         let along = |a: f32, b: f32| a + (b - a) * share;
         // Behind the last knot the measured slope goes on: one between corrections may fall.
-        let step_ms = if share > 1.0 {
+        if share > 1.0 {
             along(low.measured_ms, high.measured_ms) * high.factor
         } else {
             along(low.ms(), high.ms())
-        };
-        self.speed * (step_ms + self.rect_ms * rects.saturating_sub(1) as f32)
+        }
     }
 
     /// Learn from a step that took `ms`.
@@ -93,5 +113,38 @@ impl StepCost {
             return (high, high, 0.0);
         }
         (low, high, ((tokens - self.knots[low].tokens) / width).max(0.0))
+    }
+}
+
+/// Costs of longer and longer steps; between two knots each token costs the same.
+#[derive(Debug)]
+pub struct Climb<'a> {
+    cost: &'a StepCost,
+    tokens: u32,
+    /// Ends of the stretch it is on.
+    start: u32,
+    stop: f32,
+    start_ms: f32,
+    token_ms: f32,
+}
+
+impl Climb<'_> {
+    /// Milliseconds for a step of one token more than last time, in `rects` rectangles.
+    pub fn next_ms(&mut self, rects: u32) -> f32 {
+        self.tokens += 1;
+        if self.tokens as f32 > self.stop {
+            self.enter_stretch();
+        }
+        let step_ms = self.start_ms + self.token_ms * (self.tokens - self.start) as f32;
+        self.cost.in_rects(step_ms, rects)
+    }
+
+    fn enter_stretch(&mut self) {
+        let tokens = self.tokens as f32;
+        let ahead = self.cost.knots.iter().map(|knot| knot.tokens).find(|&it| it > tokens);
+        self.start = self.tokens;
+        self.stop = ahead.unwrap_or(f32::INFINITY);
+        self.start_ms = self.cost.step_ms(self.tokens);
+        self.token_ms = self.cost.step_ms(self.tokens + 1) - self.start_ms;
     }
 }
