@@ -156,6 +156,7 @@ class Scheduler:
         max_running: int,
         speculation: bool,
         max_draft: int,
+        adaptive: bool,
         shared_suffix_bytes: int,
         suffix_dir: str | None,
         inter_token_ms: float,

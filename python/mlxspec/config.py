@@ -140,12 +140,14 @@ class SpeculationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     `suffix_dir` is where they outlive the server, if anywhere. `acceptance` is the rule for a draft
     model's drafts: `shared-noise` keeps the tokens of plain decoding, `rejection` their
     distribution. `keep_costs`: what steps cost is measured once for a device and model, and written
-    to the cache folder. `synthetic_acceptance` is for
-    measuring: drafts are accepted at this rate, right or wrong, and answers mean nothing.
+    to the cache folder. Two are for measuring: not `adaptive`, drafts from text are as long as can
+    be, whether that pays or not; with `synthetic_acceptance`, drafts are accepted at this rate,
+    right or wrong, and answers mean nothing.
     """
 
     enabled: bool = True
     max_draft: Annotated[int, Meta(ge=1, le=64)] = 64
+    adaptive: bool = True
     shared_suffix_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
     suffix_dir: str | None = None
     acceptance: Acceptance = "shared-noise"

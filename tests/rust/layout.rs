@@ -25,6 +25,7 @@ impl Bench {
             max_running: 8,
             speculation: true,
             max_draft: 6,
+            adaptive: true,
             shared_suffix_bytes: 1 << 16,
             suffix_dir: None,
             inter_token_ms: 1e3,

@@ -65,6 +65,7 @@ fn limit(models: &[u32], max_running: usize) -> Limit {
 
 fn any_config() -> impl Strategy<Value = SchedulerConfig> {
     let (on, cached) = (prop::bool::weighted(0.9), prop::bool::weighted(0.9));
+    let adaptive = prop::bool::weighted(0.8);
     let shared = prop_oneof![Just(0_usize), Just(2000), Just(1 << 16)];
     let budget = prop_oneof![Just(1e3_f32), 0.1_f32..4.0];
     let none = || Just(Vec::new());
@@ -73,10 +74,10 @@ fn any_config() -> impl Strategy<Value = SchedulerConfig> {
         2 => Just(Vec::new()),
         1 => prop::collection::vec(any_limit(), 1..3),
     ];
-    (1_usize..12, (on, 0_usize..40, shared), budget, cached, of_models, limits).prop_map(
+    (1_usize..12, (on, 0_usize..40, adaptive, shared), budget, cached, of_models, limits).prop_map(
         |(
             max_running,
-            (speculation, max_draft, shared),
+            (speculation, max_draft, adaptive, shared),
             inter_token_ms,
             prefix_cache,
             shares,
@@ -88,6 +89,7 @@ fn any_config() -> impl Strategy<Value = SchedulerConfig> {
                 max_running,
                 speculation,
                 max_draft,
+                adaptive,
                 shared_suffix_bytes: shared,
                 inter_token_ms,
                 prefix_cache,

@@ -242,3 +242,20 @@ def test_a_step_that_fails_ends_its_own_requests_and_no_other(
     assert engine.result(engine.submit(asked[0], 30)).reason == "error"
     assert [engine.generate(prompt, 30) for prompt in asked] == clean
     assert engine.scheduler.counters()["step_errors"] == 1
+
+
+def test_fixed_drafts_are_verified_whether_they_pay_or_not_and_change_nothing(
+    tiny_folder: Path, layout: DeviceShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear = StepCosts(step_cost=[(1, 1.0), (64, 64.0)], rect_cost=1.0)
+    monkeypatch.setattr(step_costs, "measure", lambda *_, **__: dear)
+    asked = prompts(8, seed=6)
+    drafted = {}
+    for adaptive in (True, False):
+        with token_engine(tiny_folder, adaptive=adaptive, max_draft=8) as engine:
+            running = [engine.submit(prompt, 40) for prompt in asked]
+            answers = [engine.result(request) for request in running]
+        assert [it.tokens for it in answers] == [mlx_lm_greedy(tiny_folder, it, 40) for it in asked]
+        drafted[adaptive] = sum(answer.num_draft_tokens for answer in answers)
+    assert drafted[True] < 20
+    assert drafted[False] > 200

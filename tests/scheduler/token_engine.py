@@ -115,6 +115,7 @@ def token_engine(
         "max_waiting": 64,
         "speculation": True,
         "max_draft": 16,
+        "adaptive": True,
         "shared_suffix_bytes": 1 << 20,
         "suffix_dir": None,
         "inter_token_ms": 1e3,

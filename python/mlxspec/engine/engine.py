@@ -93,6 +93,7 @@ class Engine:
             max_running=config.scheduler.max_running,
             speculation=config.speculation.enabled,
             max_draft=config.speculation.max_draft,
+            adaptive=config.speculation.adaptive,
             shared_suffix_bytes=config.speculation.shared_suffix_bytes,
             suffix_dir=_suffix_dir(config),
             inter_token_ms=config.scheduler.inter_token_ms,

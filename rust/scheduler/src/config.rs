@@ -25,6 +25,8 @@ pub struct SchedulerConfig {
     pub speculation: bool,
     /// Longest draft, in tokens.
     pub max_draft: usize,
+    /// Whether drafts are as long as pays; else, to measure against, as long as can be.
+    pub adaptive: bool,
     /// Memory of each model for the answers that other requests are drafted from; 0 keeps none.
     pub shared_suffix_bytes: usize,
     /// Where these answers outlive the process; `None` forgets them.

@@ -11,7 +11,7 @@ use crate::config::{DraftModelShape, ModelShape, SchedulerConfig};
 use crate::corpus::{BYTES_PER_TOKEN, Corpus};
 use crate::draft::{Draft, Drafter};
 use crate::draft_choice::{Choice, MAX_ROUNDS, ModelOffer, Offer, model_pays};
-use crate::draft_len::{Candidate, DraftLen, StepBase};
+use crate::draft_len::{Candidate, DRAFT_WIDTHS, DraftLen, StepBase};
 use crate::draft_model::DraftModel;
 use crate::draft_plan::NEARLY_READ;
 use crate::edits::reads_drafts;
@@ -78,6 +78,7 @@ pub struct Drafting {
     model: Option<DraftModel>,
     canaries: Canaries,
     price: Price,
+    adaptive: bool,
 }
 
 /// What drafts of the step under way cost, in tokens of plain decoding.
@@ -100,6 +101,7 @@ impl Drafting {
             model: None,
             canaries: Canaries::default(),
             price: Price::default(),
+            adaptive: config.adaptive,
         }
     }
 
@@ -120,6 +122,13 @@ impl Drafting {
         let lags = self.read(rows, step);
         let mut offers = self.offers(rows, step, max_draft, &lags);
         if offers.is_empty() {
+            return;
+        }
+        if !self.adaptive {
+            let each = longest_for_all(base, offers.len());
+            for offer in &mut offers {
+                offer.carry_out(rows, None, each);
+            }
             return;
         }
         if !self.canaries.may_draft(base.rows) {
@@ -305,6 +314,15 @@ impl Drafting {
         }
         drafts
     }
+}
+
+/// The longest draft that there is room for if every row has one.
+fn longest_for_all(base: StepBase, rows: usize) -> usize {
+    let each = base.budget as usize / rows.max(base.padded_slots as usize);
+    if base.padded_slots == 0 {
+        return each;
+    }
+    DRAFT_WIDTHS.into_iter().take_while(|&width| width <= each).last().unwrap_or(0)
 }
 
 /// What the request's grammar forces, and behind it what text says, if that says the same so far.

@@ -150,7 +150,7 @@ struct Scheduler {
 #[pymethods]
 impl Scheduler {
     #[new]
-    #[pyo3(signature = (*, models, drafters, limits, memory_bytes, memory, max_waiting, max_running, speculation, max_draft, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
+    #[pyo3(signature = (*, models, drafters, limits, memory_bytes, memory, max_waiting, max_running, speculation, max_draft, adaptive, shared_suffix_bytes, suffix_dir, inter_token_ms, prefix_cache, kv_dir, kv_dir_bytes))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
     fn new(
@@ -163,6 +163,7 @@ impl Scheduler {
         max_running: usize,
         speculation: bool,
         max_draft: usize,
+        adaptive: bool,
         shared_suffix_bytes: usize,
         suffix_dir: Option<PathBuf>,
         inter_token_ms: f32,
@@ -175,6 +176,7 @@ impl Scheduler {
             max_running,
             speculation,
             max_draft,
+            adaptive,
             shared_suffix_bytes,
             suffix_dir,
             inter_token_ms,

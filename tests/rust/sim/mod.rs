@@ -40,6 +40,7 @@ pub(crate) fn config() -> SchedulerConfig {
         max_running: 8,
         speculation: true,
         max_draft: 8,
+        adaptive: true,
         shared_suffix_bytes: 0,
         suffix_dir: None,
         inter_token_ms: 1e3,
