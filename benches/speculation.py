@@ -171,7 +171,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="demo", help="a stored name or a model folder")
-    parser.add_argument("--draft-model", help="a smaller model of the same vocabulary")
+    parser.add_argument("--draft-model", help="a smaller model")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--temperatures", nargs="+", type=float, default=[0.7, 1.0])
     parser.add_argument("--clients", type=int, default=4, help="at once; default 4")

@@ -8,6 +8,7 @@ import pytest
 
 from mlxspec.config import cache_dir
 from mlxspec.model.backend import prepare
+from tiny_models import letters, save_tokenizer
 
 prepare()
 
@@ -34,7 +35,7 @@ TINY_CONFIG = {
 def save_tiny_model(folder: Path, config: dict[str, Any], seed: int = 8) -> Path:
     """A random two-layer llama of 48 tokens that stutters enough for drafts to be right at times.
 
-    A model folder without a tokenizer.
+    Its tokenizer has letters, though it was never taught any.
     """
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -45,6 +46,7 @@ def save_tiny_model(folder: Path, config: dict[str, Any], seed: int = 8) -> Path
     weights = {name: 1.5 * value for name, value in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     (folder / "config.json").write_text(json.dumps(config))
+    save_tokenizer(folder, letters(config["vocab_size"]))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,19 @@ def save_model_with_demo_words(folder: Path, demo_folder: Path) -> Path:
     return folder
 
 
-def save_tokenizer(folder: Path) -> None:
+def letters(count: int) -> list[str]:
+    """The words of a vocabulary of so many tokens."""
+    return [*LETTERS, *(f"<{at}>" for at in range(len(LETTERS), count))]
+
+
+def save_tokenizer(folder: Path, words: Sequence[str] = tuple(letters(48))) -> None:
     """A tokenizer of letters and a chat template that says what messages say."""
     from tokenizers import Tokenizer
     from tokenizers.decoders import Fuse
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split
 
-    words = {letter: at for at, letter in enumerate(LETTERS)}
-    words |= {f"<{at}>": at for at in range(len(LETTERS), CONFIG["vocab_size"])}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<47>"))
+    tokenizer = Tokenizer(WordLevel({it: at for at, it in enumerate(words)}, unk_token="<47>"))
     tokenizer.pre_tokenizer = Split("", "isolated")
     tokenizer.decoder = Fuse()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -77,3 +81,21 @@ def save_tokenizer(folder: Path) -> None:
         "chat_template": template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def save_in_other_words(folder: Path, model: Path, tokens: Sequence[int]) -> Path:
+    """A copy of a model of letters that knows only these of its tokens, and numbers them anew.
+
+    Its embedding must be tied.
+    """
+    import mlx.core as mx
+
+    config = json.loads((model / "config.json").read_text())
+    words = letters(config["vocab_size"])
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": len(tokens)}))
+    weights = mx.load(str(model / "model.safetensors"))
+    embedding = "model.embed_tokens.weight"
+    weights[embedding] = weights[embedding][mx.array(tokens)]
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    save_tokenizer(folder, [words[token] for token in tokens])
+    return folder

@@ -15,8 +15,8 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
 
-    draft_model: a drafter's name, or what to find a smaller model of the same vocabulary by, which
-    drafts for it. Models that name the same one share it.
+    draft_model: a drafter's name, or what to find a smaller model by, which drafts for it. Models
+    that name the same one share it.
     kv_bits: keep keys and values in so many bits (`None`: as the model computes them).
 
     aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.

@@ -23,6 +23,7 @@ from mlxspec.engine.model_facts import DEVICE_SHAPES, DeviceShape
 from mlxspec.engine.request import Grammar
 from mlxspec.speculative import step
 from mlxspec.speculative.constrain import Constraint
+from tiny_models import save_in_other_words
 
 SCHEMA = '{"type": "array", "items": {"type": "integer"}, "minItems": 20}'
 
@@ -82,6 +83,7 @@ DRAFTERS = {
     "prediction": Drafter(told=True, errs=True),
     "draft_model": Drafter(model="copy"),
     "wrong_draft_model": Drafter(model="stranger", sure=False),
+    "other_words": Drafter(model="other_words"),
     "kept_never": Drafter(told=True, kept_rate=0.0, sure=False),
     "kept_30%": Drafter(told=True, kept_rate=0.3),
     "kept_70%": Drafter(told=True, kept_rate=0.7),
@@ -119,10 +121,18 @@ def wishes(setting: str, names: list[str], shape: DeviceShape) -> list[Wish]:
 
 @pytest.fixture(scope="module")
 def folders(byte_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The target, which can draft for itself, and a model that knows nothing of it."""
+    """The target, which can draft for itself, a model that knows nothing of it, and a copy that
+    lacks some of its tokens and numbers the others anew."""
     narrow = {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 264}
     folder = tmp_path_factory.mktemp("stranger")
-    return {"copy": byte_folder, "stranger": save_tiny_model(folder, TINY_CONFIG | narrow, seed=1)}
+    words = [token for token in range(264) if token % 9 != 5]
+    random.Random(5).shuffle(words)
+    other = tmp_path_factory.mktemp("other")
+    return {
+        "copy": byte_folder,
+        "stranger": save_tiny_model(folder, TINY_CONFIG | narrow, seed=1),
+        "other_words": save_in_other_words(other, byte_folder, words),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +158,7 @@ class Matrix:
     ) -> Iterator[TokenEngine]:
         """An engine whose KV memory holds so many of the smallest rows."""
         model = self._folders[drafter.model] if drafter.model else None
-        layers = {"": 2, "copy": 4, "stranger": 3}[drafter.model]
+        layers = {"": 2, "copy": 4, "stranger": 3, "other_words": 4}[drafter.model]
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(DEVICE_SHAPES, "cpu", shape)
             with token_engine(

@@ -26,7 +26,7 @@ _PLACES: Final = {
     "step_tokens": "scheduler", "prefill_chunk": "scheduler", "inter_token_ms": "scheduler",
     "memory_bytes": "kv", "prefix_cache": "kv", "folder": "kv", "folder_bytes": "kv",
     "budget_bytes": "memory", "when_full": "memory",
-    "enabled": "speculation", "max_draft": "speculation",
+    "enabled": "speculation", "max_draft": "speculation", "adaptive": "speculation",
     "shared_suffix_bytes": "speculation", "suffix_dir": "speculation", "acceptance": "speculation",
     "synthetic_acceptance": "speculation", "dir": "batches",
 }  # fmt: skip
@@ -62,6 +62,10 @@ _COUNT: Final = click.IntRange(min=1)
     help="Decode one token a step.",
 )  # fmt: skip
 @click.option("--max-draft", type=click.IntRange(1, 64), help="Longest draft, in tokens.")
+@click.option(
+    "--fixed-draft", "adaptive", flag_value=False, type=bool, default=None,
+    help="For measuring: draft from text as much as --max-draft allows, whether it pays or not.",
+)  # fmt: skip
 @click.option(
     "--shared-suffix-memory", "shared_suffix_bytes", type=Size(),
     help="Memory of each model for answers to draft later ones from; 0 keeps none.",
@@ -107,9 +111,7 @@ _COUNT: Final = click.IntRange(min=1)
     help="Keep the KV of each model in so many bits. Changes tokens.  [default: as computed]",
 )  # fmt: skip
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
-@click.option(
-    "--draft-model", metavar="MODEL", help="A smaller model of the same vocabulary, to draft with."
-)
+@click.option("--draft-model", metavar="MODEL", help="A smaller model to draft with.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option(
     "--keepalive-seconds", type=click.FloatRange(0, min_open=True),
@@ -218,8 +220,8 @@ def _located(
     model: ModelConfig, drafters: Mapping[str, DrafterConfig], for_all: Tree
 ) -> ModelConfig:
     """The model with checked folders as its sources; fetches what is not here."""
+    from mlxspec.engine.dictionary import dictionary
     from mlxspec.model import store
-    from mlxspec.model.vocabulary import check_same_vocabulary
 
     if model.source in store.PULLED and not store.place(model.source).is_dir():
         _pull(model.source)
@@ -229,7 +231,7 @@ def _located(
         if draft_model not in drafters:
             draft_model = str(store.resolve(draft_model, download=True))
         named = drafters.get(draft_model)
-        check_same_vocabulary(folder, Path(named.source if named else draft_model))
+        dictionary(folder, Path(named.source if named else draft_model))  # or a refusal
     return msgspec.structs.replace(
         model,
         source=str(folder),

@@ -110,7 +110,8 @@ class Runner:
         """Give a target its drafter, which the scheduler says is in memory."""
         at = self._plan.models[model].drafter
         if isinstance(target, Target) and target.drafter is None and at is not None:
-            self._drafters.attach(len(self._plan.models) + at, target, self._vocabs[model])
+            index = len(self._plan.models) + at
+            self._drafters.attach(index, model, target, self._vocabs[model])
 
     def _detach(self, drafter: int) -> None:
         """Take a draft model from all targets that share it, and forget it."""
@@ -166,7 +167,8 @@ class Runner:
         opened = _open(part.folder)
         if opened.num_bytes > load.num_bytes:
             raise _NeedsMoreError(opened.num_bytes)
-        costs = self._drafters.take_in(load.model, part, self._adopt(load, opened))
+        loaded, targets = self._adopt(load, opened), self._drafted_by(load.model)
+        costs = self._drafters.take_in(load.model, part, loaded, targets)
         log.info(
             "draft model ready",
             model=part.name,
@@ -174,6 +176,12 @@ class Runner:
             active_bytes=mx.get_active_memory(),
         )
         return lambda: self._listener.drafter_loaded(load.model, costs, opened.num_bytes)
+
+    def _drafted_by(self, drafter: int) -> dict[int, Path]:
+        """The folders of the models that this one is to draft for."""
+        at = drafter - len(self._plan.models)
+        models = enumerate(zip(self._plan.models, self._config.models, strict=True))
+        return {it: Path(model.source) for it, (plan, model) in models if plan.drafter == at}
 
     def _load(self, load: Load) -> Callable[[], None]:
         """Load a model; returns what tells the scheduler of it."""

@@ -1,28 +1,35 @@
-"""Whether two models mean the same tokens by the same ids, as a draft model's drafts require."""
+"""Whether two models mean the same tokens by the same ids, and what they share if not."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
 
 from mlxspec.errors import ConfigError
 
 TOKENIZER = "tokenizer.json"
 
+Ids: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 
-def check_same_vocabulary(target: Path, draft_model: Path) -> None:
-    """Raises ConfigError unless both model folders have one vocabulary. Reads files; no MLX."""
-    ours, theirs = _vocabulary(target), _vocabulary(draft_model)
-    differing = [token for token, at in theirs.items() if ours.get(token) != at]
-    missing = len(ours.keys() - theirs.keys())
-    if not differing and not missing:
-        return
-    example = f", {differing[0]!r} for one" if differing else ""
-    raise ConfigError(
-        f"{draft_model.name} cannot draft for {target.name}: {len(differing) + missing} tokens of "
-        f"{len(ours)} differ{example}: choose a draft model of the same family, or serve without "
-        "--draft-model"
-    )
+
+class Dictionary(NamedTuple):
+    """A draft model's ids by its target's; both are (target's tokens,).
+
+    same: of the token with the same bytes, -1 where there is none. nearest: of that token, else of
+    the longest one that the target's token ends with, so that what follows it reads on.
+    """
+
+    same: Ids
+    nearest: Ids
+
+
+def same_vocabulary(target: Path, draft_model: Path) -> bool:
+    """Whether two model folders have the same tokens under the same ids. Reads files; no MLX.
+
+    Raises ConfigError for a folder whose vocabulary cannot be read.
+    """
+    return _vocabulary(target) == _vocabulary(draft_model)
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
@@ -35,11 +42,16 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         tokens = dict(vocab) if isinstance(vocab, dict) else _unigram(vocab)
         tokens.update((token["content"], token["id"]) for token in added)
     except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot compare vocabularies, {path} cannot be read ({type(error).__name__}): "
-            "serve without --draft-model"
-        ) from None
+        raise unreadable(path, error) from None
     return tokens
+
+
+def unreadable(path: Path, error: Exception) -> ConfigError:
+    """What to tell of a tokenizer file that is no such thing."""
+    return ConfigError(
+        f"cannot compare vocabularies, {path} cannot be read ({type(error).__name__}): "
+        "serve without --draft-model"
+    )
 
 
 def _unigram(vocab: list[Any]) -> dict[str, int]:

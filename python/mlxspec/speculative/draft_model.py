@@ -1,4 +1,4 @@
-"""A draft model: a smaller model of the same vocabulary, drafting token by token.
+"""A draft model: a smaller model, drafting token by token.
 
         seen before   read now   rounds
 row 0   ...........   a b        d1 d2 d3
@@ -17,22 +17,19 @@ from mlxspec.model.kv import Slab
 from mlxspec.model.kv_form import LayerShape
 from mlxspec.speculative.drafter import Draw
 from mlxspec.speculative.plan import DraftPlan, Laid
+from mlxspec.speculative.words import Words
 
 
 class DraftModel:
     """Drafts in rounds of one forward each, without a synchronisation between them.
 
-    network: the model, whose layers begin behind the target's. vocab: size of its logits, which
-    models pad as they like; target_vocab: of the target's.
+    network: the model, whose layers begin behind the target's. words: its tokens and the target's.
     """
 
-    def __init__(
-        self, network: Network, layers: Sequence[LayerShape], vocab: int, target_vocab: int
-    ) -> None:
+    def __init__(self, network: Network, layers: Sequence[LayerShape], words: Words) -> None:
         self.network = network
         self._layers = tuple(layers)
-        self._vocab = vocab
-        self._target_vocab = target_vocab
+        self._words = words
 
     @property
     def layers(self) -> Sequence[LayerShape]:
@@ -55,12 +52,7 @@ class DraftModel:
         return mx.stack(drafts, axis=1)
 
     def _logits(self, attention: StepAttention, tokens: mx.array) -> mx.array:
-        """Logits over the target's vocabulary, as noise is drawn for a vocabulary as a whole."""
-        logits = self.network(attention, mx.minimum(tokens, self._vocab - 1))
-        missing = self._target_vocab - self._vocab
-        if missing <= 0:
-            return logits[:, : self._target_vocab]
-        return mx.pad(logits, [(0, 0), (0, missing)], constant_values=float("-inf"))
+        return self._words.said(self.network(attention, self._words.heard(tokens)))
 
 
 def _attention(slabs: Mapping[int, Slab], laid: Laid, sampled: np.ndarray) -> StepAttention:

@@ -12,6 +12,7 @@ from mlxspec.model.load import load
 from mlxspec.speculative.draft_model import DraftModel
 from mlxspec.speculative.plan import DraftPlan, Ints, Laid, Samplers, StepPlan
 from mlxspec.speculative.step import Target, run_step
+from mlxspec.speculative.words import SameWords
 
 SLAB = 0
 ROUNDS = 3
@@ -24,7 +25,7 @@ def words(*values: int) -> Ints:
 def drafted_for(folder: Path, drafts: Path, *, capacity: int = 64, slots: int = 1) -> Target:
     target, model = load(folder, mx.float32), load(drafts, mx.float32)
     network = Network(model.model, model.windows, first_layer=len(target.layers))
-    drafter = DraftModel(network, model.layers, model.vocab, target.vocab)
+    drafter = DraftModel(network, model.layers, SameWords(model.vocab, target.vocab))
     store = KVStore([*target.layers, *drafter.layers])
     store.create(SLAB, slots, capacity)
     return Target(Network(target.model, target.windows), store, drafter)
@@ -94,7 +95,8 @@ def test_logits_are_brought_to_the_targets_vocabulary(tiny_folder: Path, vocab: 
 
     target = drafted_for(tiny_folder, tiny_folder)
     loaded = load(tiny_folder, mx.float32)
-    drafter = DraftModel(Network(loaded.model, loaded.windows), loaded.layers, 48, vocab)
+    network = Network(loaded.model, loaded.windows)
+    drafter = DraftModel(network, loaded.layers, SameWords(48, vocab))
     step = plan([3, 1, 4], 3)
     assert step.draft is not None
     drafts = drafter.draft(target.store.slabs, step.draft, draw)
