@@ -1,14 +1,13 @@
 """Forced acceptance: rejecting right drafts changes no token, and the rate is the one asked for."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from spec_bench import questions
 from token_engine import TokenEngine, token_engine
 
-SPEC_BENCH = Path(__file__).parents[3] / "shared" / "data" / "spec_bench.jsonl"
 NUM_PROMPTS = 60
 MAX_TOKENS = 24
 
@@ -24,11 +23,7 @@ def forced(folder: Path, rate: float | None) -> Iterator[TokenEngine]:
 
 def spec_bench() -> list[list[int]]:
     """The benchmark's prompts, as far as a model of 48 tokens can read: some letters of each."""
-    if not SPEC_BENCH.exists():
-        pytest.skip(f"{SPEC_BENCH} is not there")
-    lines = SPEC_BENCH.read_text().splitlines()
-    rows = [json.loads(lines[at * len(lines) // NUM_PROMPTS]) for at in range(NUM_PROMPTS)]
-    return [[ord(letter) % 48 for letter in json.dumps(row)[:150]] for row in rows]
+    return [[ord(letter) % 48 for letter in it[:150]] for it in questions(NUM_PROMPTS)]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.7, 1.0])

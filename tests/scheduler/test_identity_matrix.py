@@ -119,20 +119,23 @@ def wishes(setting: str, names: list[str], shape: DeviceShape) -> list[Wish]:
     return long_wishes(names, shape) if setting == "preempted" else ragged_wishes(names)
 
 
-@pytest.fixture(scope="module")
-def folders(byte_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def drafting_folders(byte_folder: Path, root: Path) -> dict[str, Path]:
     """The target, which can draft for itself, a model that knows nothing of it, and a copy that
     lacks some of its tokens and numbers the others anew."""
     narrow = {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 264}
-    folder = tmp_path_factory.mktemp("stranger")
+    folders = {name: root / name for name in ("stranger", "other_words")}
+    for folder in folders.values():
+        folder.mkdir()
     words = [token for token in range(264) if token % 9 != 5]
     random.Random(5).shuffle(words)
-    other = tmp_path_factory.mktemp("other")
-    return {
-        "copy": byte_folder,
-        "stranger": save_tiny_model(folder, TINY_CONFIG | narrow, seed=1),
-        "other_words": save_in_other_words(other, byte_folder, words),
-    }
+    save_tiny_model(folders["stranger"], TINY_CONFIG | narrow, seed=1)
+    save_in_other_words(folders["other_words"], byte_folder, words)
+    return {"copy": byte_folder, **folders}
+
+
+@pytest.fixture(scope="module")
+def folders(byte_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return drafting_folders(byte_folder, tmp_path_factory.mktemp("drafting"))
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +150,14 @@ pytestmark = pytest.mark.usefixtures("drafts_look_cheap")
 class Matrix:
     """Asks engines, and remembers what plain decoding answers."""
 
-    def __init__(self, folders: dict[str, Path], schema: Constraint) -> None:
+    def __init__(self, folders: dict[str, Path], schema: Constraint | None = None) -> None:
         self._folders = folders
         self._schema = schema
         self._plain: dict[Wish, list[int]] = {}
 
     @contextmanager
     def engine(
-        self, drafter: Drafter, shape: DeviceShape, num_rows: int = 64
+        self, drafter: Drafter, shape: DeviceShape, num_rows: int = 64, **options: Any
     ) -> Iterator[TokenEngine]:
         """An engine whose KV memory holds so many of the smallest rows."""
         model = self._folders[drafter.model] if drafter.model else None
@@ -166,11 +169,13 @@ class Matrix:
                 draft_model=model,
                 kv_bytes=num_rows * BUCKET_BYTES * layers // 2,
                 shared_suffix_bytes=drafter.shared_bytes,
+                **options,
             ) as running:
                 yield running
 
     def ask(self, engine: TokenEngine, wish: Wish, **options: Any) -> int:
         if wish.how == "schema":
+            assert self._schema is not None
             key = engine.runner.constraints(0).add(self._schema.copy())
             options |= {"constraint": key, "stop_tokens": [END]}
         return engine.submit(
