@@ -14,6 +14,7 @@ __all__ = [
     "QueueFullError",
     "RequestTooLargeError",
     "Scheduler",
+    "promised_speedup",
 ]
 
 BLOCK_TOKENS: Final[int]
@@ -139,6 +140,20 @@ accepted drafts, draft tokens of the client's prediction verified and kept)."""
 
 _Logprobs: TypeAlias = tuple[float, list[tuple[int, float]]]
 """(of the token, [(alternative, its logprob)])."""
+
+def promised_speedup(
+    target: tuple[list[tuple[int, float]], float],
+    draft_model: tuple[list[tuple[int, float]], float],
+    *,
+    agreement: float,
+    padded: bool,
+) -> float:
+    """How many times as fast as plain decoding one row would be with a draft model, at best, by the
+    controller's own account.
+
+    Costs are `step_cost` and `rect_cost` of `ModelShape`; a draft is kept with the chance
+    `agreement`.
+    """
 
 @final
 class Scheduler:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -10,13 +10,15 @@ from mlxspec.errors import ConfigError
 
 Balance = Literal["round-robin", "least-loaded", "prefix"]
 AtLeastOne = Annotated[int, Meta(ge=1)]
+AUTO: Final = "auto"
+"""The draft model that a model makes of its own layers, if that pays."""
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One served model: the id clients use and what `mlxspec.model.store.resolve` finds it by.
 
     draft_model: a drafter's name, or what to find a smaller model by, which drafts for it. Models
-    that name the same one share it.
+    that name the same one share it. `auto`: some of its own layers, if that pays.
     kv_bits: keep keys and values in so many bits (`None`: as the model computes them).
 
     aliases: other names for it; `*` stands for every name that no model has. pinned: never evicted.
@@ -98,10 +100,12 @@ def check_references(
         )
     for group in groups:
         _check_group(group, groups[group], [model.id for model in models])
+    if AUTO in drafters:
+        raise ConfigError(f"[drafters.{AUTO}] has a name that means something else: rename it")
     for model in models:
         name = model.draft_model
         # What is no drafter's name may be a folder or a model of the hub; a slip is neither.
-        if name is not None and name not in drafters and (near := nearest(name, drafters)):
+        if name is not None and name not in (AUTO, *drafters) and (near := nearest(name, drafters)):
             raise ConfigError(f"model {model.id!r}: draft_model = {name!r} is no drafter{near}")
 
 

@@ -58,7 +58,7 @@ def test_the_demo_models_are_too(
     demo_folder: Path,
     batch: int,
 ) -> None:
-    """With drafts from text of all kinds at once, a prediction among them, whether they pay or not."""
+    """With drafts from text and from a prediction, whether they pay or not."""
     if not request.config.getoption("--full"):
         pytest.skip("--full asks the demo model")
     tokenizer = Tokenizer.load(demo_folder)

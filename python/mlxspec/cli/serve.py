@@ -16,7 +16,7 @@ from mlxspec.address import check_exposure
 from mlxspec.cli.size import Size
 from mlxspec.config import Config, Tree, default_key_file, resolve
 from mlxspec.errors import ConfigError, UnavailableError
-from mlxspec.model_tables import DrafterConfig, ModelConfig, check_references
+from mlxspec.model_tables import AUTO, DrafterConfig, ModelConfig, check_references
 
 _PLACES: Final = {
     "host": "server", "port": "server", "log_level": "server", "drain_seconds": "server",
@@ -111,7 +111,11 @@ _COUNT: Final = click.IntRange(min=1)
     help="Keep the KV of each model in so many bits. Changes tokens.  [default: as computed]",
 )  # fmt: skip
 @click.option("--context-length", type=_COUNT, help="Longest context of each model, in tokens.")
-@click.option("--draft-model", metavar="MODEL", help="A smaller model to draft with.")
+@click.option(
+    "--draft-model",
+    metavar="MODEL",
+    help="A smaller model to draft with; 'auto': the model's own layers, if any pay.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option(
     "--keepalive-seconds", type=click.FloatRange(0, min_open=True),
@@ -227,7 +231,7 @@ def _located(
         _pull(model.source)
     folder = store.resolve(model.source, download=True)
     draft_model = model.draft_model
-    if draft_model is not None:
+    if draft_model is not None and draft_model != AUTO:
         if draft_model not in drafters:
             draft_model = str(store.resolve(draft_model, download=True))
         named = drafters.get(draft_model)

@@ -38,18 +38,23 @@ class DraftModels:
         self._resident: dict[int, _Resident] = {}
 
     def take_in(
-        self, index: int, part: DrafterPart, loaded: LoadedModel, targets: Mapping[int, Path]
+        self,
+        index: int,
+        part: DrafterPart,
+        loaded: LoadedModel,
+        targets: Mapping[int, Path],
+        variant: object = None,
     ) -> StepCosts:
         """Keep a model that was read, and tell what its forwards cost.
 
-        targets: the folders of all models that it drafts for.
+        targets: the folders of all models that it drafts for. variant: see `StepCostBook.of`.
         """
         if loaded.is_plain:
             raise ModelImportError(f"{part.name} cannot draft: its state does not lie in rows")
         found = {model: dictionary(folder, part.folder) for model, folder in targets.items()}
         dictionaries = {model: it for model, it in found.items() if it is not None}
         alone = Target(Network(loaded.model, loaded.windows), KVStore(loaded.layers))
-        costs = self._costs.of(index, part.folder, alone, self._shape)
+        costs = self._costs.of(index, part.folder, alone, self._shape, variant)
         compiled = alone.network.compiled is not None
         self._resident[index] = _Resident(loaded, compiled, dictionaries)
         return costs

@@ -330,7 +330,12 @@ class Engine:
         """What speculation did, model by model."""
         how = self._config.speculation
         return [
-            SpeculationReport.of(model.id, how, self._scheduler.speculation(index))
+            SpeculationReport.of(
+                model.id,
+                how,
+                self._scheduler.speculation(index),
+                self._runner.self_drafts.of(index),
+            )
             for index, model in enumerate(self._catalog.models)
         ]
 

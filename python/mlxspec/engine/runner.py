@@ -14,8 +14,9 @@ from mlxspec._scheduler import BLOCK_TOKENS, SEGMENT_TOKENS, Scheduler
 from mlxspec.config import Config
 from mlxspec.engine.draft_models import DraftModels
 from mlxspec.engine.loader import Load, Loader
-from mlxspec.engine.memory import DrafterPart, MemoryPlan, draft_folder
+from mlxspec.engine.memory import DrafterPart, MemoryPlan, draft_folder, drafts_by_itself
 from mlxspec.engine.model_facts import DEVICE_SHAPES, ModelFacts
+from mlxspec.engine.self_draft import SelfDrafts
 from mlxspec.engine.step_costs import StepCostBook
 from mlxspec.errors import KVFileError, LoadCancelledError, MlxspecError
 from mlxspec.model.backend import backend_facts
@@ -80,7 +81,11 @@ class Runner:
         self.harvests = Harvests()
         """What requests of all models gather of their prompts. Any thread, as it says."""
         self._costs = StepCostBook(config)
-        self._drafters = DraftModels(self._costs, DEVICE_SHAPES[backend_facts().kind])
+        shape = DEVICE_SHAPES[backend_facts().kind]
+        self._drafters = DraftModels(self._costs, shape)
+        self.self_drafts = SelfDrafts(shape)
+        """What layers of the models that are to draft with their own were tried; any thread."""
+        self._own_layers: dict[int, LoadedModel] = {}
         self._vocabs: dict[int, int] = {}
         self._weights_digests: dict[int, str] = {}
         self._context_lengths: dict[int, int] = {}
@@ -101,6 +106,7 @@ class Runner:
         """Free all memory of a model, or of a draft model."""
         if self._plan.drafter(model) is None:
             del self._targets[model]
+            self._own_layers.pop(model, None)
         else:
             self._detach(model)
         free_memory()
@@ -164,6 +170,8 @@ class Runner:
         """Load a draft model; returns what tells the scheduler of it."""
         load.check()
         started = time.perf_counter()
+        if part.layers_of is not None:
+            return self._load_own_layers(load.model, part, part.layers_of)
         opened = _open(part.folder)
         if opened.num_bytes > load.num_bytes:
             raise _NeedsMoreError(opened.num_bytes)
@@ -176,6 +184,15 @@ class Runner:
             active_bytes=mx.get_active_memory(),
         )
         return lambda: self._listener.drafter_loaded(load.model, costs, opened.num_bytes)
+
+    def _load_own_layers(self, drafter: int, part: DrafterPart, model: int) -> Callable[[], None]:
+        """The same for layers of a target, which are in memory as long as it is."""
+        own = self._own_layers.get(model)
+        if own is None:
+            raise LoadCancelledError("the model that it is made of has left")
+        told = self.self_drafts.of(model)
+        costs = self._drafters.take_in(drafter, part, own, {}, variant=told and told.kept)
+        return lambda: self._listener.drafter_loaded(drafter, costs, 0)
 
     def _drafted_by(self, drafter: int) -> dict[int, Path]:
         """The folders of the models that this one is to draft for."""
@@ -194,7 +211,7 @@ class Runner:
             raise _NeedsMoreError(num_bytes)
         loaded = self._adopt(load, opened)
         layers = quantised(loaded.layers, wanted.kv_bits)
-        draft_layers = self._draft_layers(load.model)
+        draft_layers = self._draft_layers(load.model, loaded)
         constraints = self._constraints[load.model]
         loaded = loaded._replace(layers=layers)
         target = _target(loaded, draft_layers, constraints, self.harvests)
@@ -218,10 +235,28 @@ class Runner:
         )
         return lambda: self._listener.loaded(load.model, facts, num_bytes)
 
-    def _draft_layers(self, model: int) -> list[LayerShape]:
+    def _draft_layers(self, model: int, loaded: LoadedModel) -> list[LayerShape]:
         """KV layers that a target's rows have for its draft model, there or not; none without."""
-        folder = draft_folder(self._config, self._config.models[model])
+        wanted = self._config.models[model]
+        if drafts_by_itself(self._config, wanted):
+            return self._choose_own_layers(model, loaded)
+        folder = draft_folder(self._config, wanted)
         return [] if folder is None else kv_layers(_open(folder))
+
+    def _choose_own_layers(self, model: int, loaded: LoadedModel) -> list[LayerShape]:
+        """Those of its layers that draft for it; none where none pays."""
+        if loaded.is_plain:
+            return []
+        wanted, folder = self._config.models[model], Path(self._config.models[model].source)
+        layers = quantised(loaded.layers, wanted.kv_bits)
+        alone = Target(Network(loaded.model, loaded.windows), KVStore(layers))
+        shape = DEVICE_SHAPES[backend_facts().kind]
+        costs = self._costs.of(model, folder, alone, shape, wanted.kv_bits)
+        own = self.self_drafts.choose(model, folder, loaded, costs)
+        if own is None:
+            return []
+        self._own_layers[model] = own
+        return own.layers
 
     def _adopt(self, load: Load, opened: OpenedModel) -> LoadedModel:
         def progress(_doing: str, done: int, total: int) -> None:

@@ -52,6 +52,29 @@ class StepCost(Struct, frozen=True, kw_only=True):
     ms: float
 
 
+class LayerTrial(Struct, frozen=True, kw_only=True):
+    """Some layers of a model as its draft model, tried when it was loaded.
+
+    `agreement`: share of tokens of ordinary text that they say as the model does. `step_ms`: time
+    of a forward of one token. `promised_speedup`: over plain decoding of one request, at best, by
+    the controller's own account of these figures.
+    """
+
+    layers: tuple[int, ...]
+    agreement: float
+    step_ms: float
+    promised_speedup: float
+
+
+class SelfDraftReport(Struct, frozen=True, kw_only=True):
+    """What was tried of a model's layers, and those that draft for it; null where none do."""
+
+    num_layers: int
+    kept: tuple[int, ...] | None
+    trials: tuple[LayerTrial, ...]
+    reason: str
+
+
 class SpeculationReport(Struct, frozen=True, kw_only=True):
     """Speculation of one model since it was loaded.
 
@@ -59,7 +82,8 @@ class SpeculationReport(Struct, frozen=True, kw_only=True):
     shared noise.
     `draft_lengths` counts decoding rows by the number of drafts they were given.
     `plain_steps` and `drafting_steps` are those that the controller chose, so their times do not
-    compare like with like: `mlxspec bench --ab` does.
+    compare like with like: `mlxspec bench --ab` does. `self_draft` tells which of its own layers a
+    model drafts with, if it was to, and what was measured to decide it; null before its first load.
     """
 
     model: str
@@ -72,9 +96,16 @@ class SpeculationReport(Struct, frozen=True, kw_only=True):
     drafting_steps: StepsReport
     step_costs: list[StepCost] | None
     rectangle_cost_ms: float | None
+    self_draft: SelfDraftReport | None
 
     @classmethod
-    def of(cls, model: str, how: SpeculationConfig, told: dict[str, Any]) -> Self:
+    def of(
+        cls,
+        model: str,
+        how: SpeculationConfig,
+        told: dict[str, Any],
+        self_draft: SelfDraftReport | None = None,
+    ) -> Self:
         """From what the scheduler tells: see `_scheduler.Scheduler.speculation`."""
         positions = [DrafterReport.of(*counts) for counts in told["positions"]]
         while positions and not positions[-1].proposed_tokens:
@@ -91,4 +122,5 @@ class SpeculationReport(Struct, frozen=True, kw_only=True):
             drafting_steps=StepsReport.of(*told["drafting"]),
             step_costs=costs and [StepCost(tokens=tokens, ms=ms) for tokens, ms in costs],
             rectangle_cost_ms=told["rect_cost"],
+            self_draft=self_draft,
         )

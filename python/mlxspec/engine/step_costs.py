@@ -31,15 +31,16 @@ class StepCostBook:
         folder: Path,
         target: AnyTarget,
         shape: DeviceShape,
-        kv_bits: int | None = None,
+        variant: object = None,
     ) -> StepCosts:
         """What steps of a model, or forwards of a draft model, cost.
 
         They are measured by its first load and remembered for the next ones. index: as the
-        scheduler knows it. `target` runs it, and is left as it was measured, traced or not.
+        scheduler knows it. variant: what else the costs depend on: bits of KV, layers left out.
+        `target` runs it, and is left as it was measured, traced or not.
         """
         if index not in self._measured:
-            layout = f"{shape} {kv_bits}"
+            layout = f"{shape} {variant}"
             self._measured[index] = self._find(folder, target, shape, layout)
             mx.clear_cache()
         elif self._measured[index].compiled and isinstance(target, Target):

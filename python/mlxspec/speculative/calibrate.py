@@ -61,12 +61,17 @@ def measure(target: Target, *, padded: bool, slots: int, max_tokens: int) -> Ste
 
 def still_holds(target: Target, costs: StepCosts, *, padded: bool, slots: int) -> bool:
     """Whether a plain step takes about as long as it once did. Thread as for `measure`."""
+    ms = plain_step_ms(target, padded=padded, slots=slots)
+    return 1 / SAME <= ms / costs.step_cost[0][1] <= SAME
+
+
+def plain_step_ms(target: Target, *, padded: bool, slots: int) -> float:
+    """Time of a step of one new token for one row, or, padded, for all. As for `measure`."""
     target.store.create(SLAB, slots, CONTEXT + 1)
     try:
-        ms = _time(target, [(0, slots if padded else 1)], 1)
+        return _time(target, [(0, slots if padded else 1)], 1)
     finally:
         target.store.drop(SLAB)
-    return 1 / SAME <= ms / costs.step_cost[0][1] <= SAME
 
 
 def measure_plain(target: PlainTarget | EncoderTarget, max_tokens: int) -> StepCosts:

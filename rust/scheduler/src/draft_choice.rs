@@ -5,8 +5,10 @@
 //! fills the step with the positions that pay, the rounds' time counted in, and the best goodput wins.
 
 use crate::action::PlannedRow;
+use crate::config::DraftModelShape;
 use crate::draft_len::{Candidate, DRAFT_WIDTHS, DraftLen, StepBase};
 use crate::draft_model::DraftModel;
+use crate::step_cost::StepCost;
 
 /// Numbers of rounds that are tried; in padded steps only those that their widths hold.
 const ROUNDS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
@@ -203,16 +205,42 @@ pub(crate) fn model_pays(
     rows: u32,
     padded: bool,
 ) -> bool {
+    best_speedup(model, &model.first_survival(MAX_ROUNDS), draft_len, rows, padded) > 1.0
+}
+
+/// How many times as fast as plain decoding a model would be at best that keeps all of its first 1, 2,
+/// ... drafts with these chances, for so many rows at once.
+fn best_speedup(
+    model: &DraftModel,
+    survival: &[f32],
+    draft_len: &DraftLen,
+    rows: u32,
+    padded: bool,
+) -> f32 {
     let padded_slots = if padded { rows.next_power_of_two() } else { 0 };
     let tokens = rows.max(padded_slots);
     let base = StepBase { rows, tokens, prefill: 0, rects: 1, budget: u32::MAX, padded_slots };
-    let survival = model.first_survival(MAX_ROUNDS);
-    rounds_tried(padded).any(|rounds| {
+    let in_rounds = |rounds: usize| {
         let drafts = if padded { rounds as u32 } else { rounds as u32 * rows };
         let making = draft_len.tokens_in(model.ms(tokens, tokens, rounds as u32), base);
         let won = rows as f32 * survival[..rounds].iter().sum::<f32>();
-        won > making + draft_len.price(base, drafts, rows)
-    })
+        let plain = rows as f32;
+        (plain + won) / (plain + making + draft_len.price(base, drafts, rows))
+    };
+    rounds_tried(padded).map(in_rounds).fold(0.0, f32::max)
+}
+
+/// The same for one row, of a target and a draft model that were only measured: `agreement` is the
+/// chance that a draft is kept, wherever it stands.
+pub fn promised_speedup(
+    target: &StepCost,
+    drafts: &DraftModelShape,
+    agreement: f32,
+    padded: bool,
+) -> f32 {
+    let drafts_kept = std::iter::successors(Some(agreement), |chance| Some(chance * agreement));
+    let survival: Vec<f32> = drafts_kept.take(MAX_ROUNDS).collect();
+    best_speedup(&DraftModel::new(drafts), &survival, &DraftLen::new(target.clone()), 1, padded)
 }
 
 fn rounds_tried(padded: bool) -> impl Iterator<Item = usize> {

@@ -27,7 +27,7 @@ pub mod config;
 pub mod corpus;
 pub mod corpus_file;
 pub mod draft;
-pub(crate) mod draft_choice;
+pub mod draft_choice;
 pub mod draft_len;
 pub mod draft_model;
 pub mod draft_plan;

@@ -24,6 +24,7 @@ use crate::request::{Finish, RequestStats, Submission};
 use crate::residency::{Phase, Residency};
 use crate::sampling::{Penalties, Sampling, Xtc};
 use crate::speculation_stats::{DraftStats, SpeculationStats};
+use crate::step_cost::StepCost;
 use crate::sync::{AtomicU64, Ordering};
 
 mod runner;
@@ -263,7 +264,7 @@ impl Scheduler {
     }
 
     /// A drafter's load is done; its costs are those of forwards and of rectangles.
-    fn drafter_loaded(&self, drafter: u32, costs: (Vec<(u32, f32)>, f32), num_bytes: u64) {
+    fn drafter_loaded(&self, drafter: u32, costs: PyCosts, num_bytes: u64) {
         let shape = DraftModelShape { step_cost: costs.0, rect_cost: costs.1 };
         let end = LoadEnd::DrafterLoaded { shape, num_bytes };
         self.engine.load_ended(ModelId(drafter), end);
@@ -424,6 +425,8 @@ fn py_drafters(models: &[SpeculationStats]) -> Vec<(&'static str, u64, u64)> {
 /// (request, tokens, logprobs, end); logprobs are (of the token, [(token, logprob)]); end is
 /// (reason, message, queued seconds, preemptions, cached prompt tokens, draft tokens, steps by
 /// accepted drafts, draft tokens of the client's prediction verified and kept).
+/// Milliseconds by tokens, and of one rectangle more.
+type PyCosts = (Vec<(u32, f32)>, f32);
 type PyEvent = (u64, Vec<u32>, Vec<PyLogprobs>, Option<PyEnd>);
 type PyLogprobs = (f32, Vec<(u32, f32)>);
 type PyEnd = (&'static str, String, f64, u32, u32, u32, Vec<u32>, (u32, u32));
@@ -496,13 +499,31 @@ fn shape_of(facts: &Bound<'_, PyAny>) -> PyResult<ModelShape> {
     })
 }
 
+/// How many times as fast as plain decoding one row would be with a draft model, at best.
+///
+/// The costs are those of the target and of the draft model: milliseconds by tokens, and of one
+/// rectangle more.
+#[pyfunction]
+#[pyo3(signature = (target, draft_model, *, agreement, padded))]
+#[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts values")]
+fn promised_speedup(target: PyCosts, draft_model: PyCosts, agreement: f32, padded: bool) -> f32 {
+    let (step_cost, rect_cost) = draft_model;
+    let drafts = DraftModelShape { step_cost, rect_cost };
+    crate::draft_choice::promised_speedup(
+        &StepCost::new(&target.0, target.1),
+        &drafts,
+        agreement,
+        padded,
+    )
+}
+
 /// Request queue, batch formation, KV bookkeeping and drafting for mlxspec.
 #[pymodule(gil_used = false)]
 mod _scheduler {
     #[pymodule_export]
     use super::{
         ClosedError, MemoryShortError, PredictionTooLongError, PromptTooLongError, QueueFullError,
-        RequestTooLargeError, Scheduler,
+        RequestTooLargeError, Scheduler, promised_speedup,
     };
 
     #[pymodule_export]

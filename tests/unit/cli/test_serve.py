@@ -132,18 +132,26 @@ def test_drafters_are_found_by_their_names(
     assert served[0].drafters["quick"].source == str(store_home / "two")
 
 
-def test_a_draft_model_with_other_tokens_is_refused_at_start(
+def test_a_draft_model_with_few_tokens_in_common_is_refused_at_start(
     served: list[Config], store_home: Path, tiny_gguf: Path, tiny_model: Path
 ):
     store(store_home, tiny_gguf, "one")
     path = tiny_model / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    tokenizer["model"]["vocab"]["one token more"] = 1000
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {f"other {token}": at for token, at in vocab.items()}
+    tokenizer["model"]["merges"] = []
     path.write_text(json.dumps(tokenizer))
     result = serve("one", "--draft-model", tiny_model)
     assert result.exit_code == 1
-    assert "tiny-model cannot draft for one: 1 tokens" in result.stderr
+    assert "tiny-model cannot draft for one: it has " in result.stderr
     assert served == []
+
+
+def test_a_model_may_draft_for_itself(served: list[Config], store_home: Path, tiny_gguf: Path):
+    store(store_home, tiny_gguf, "one")
+    assert serve("one", "--draft-model", "auto").exit_code == 0
+    assert served[0].models[0].draft_model == "auto"
 
 
 def test_two_models_cannot_have_one_id(served: list[Config], store_home: Path, tiny_gguf: Path):
