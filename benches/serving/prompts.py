@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -27,16 +28,15 @@ class Prompts:
     splits digits, so prompts of a kind that differ in it alone are equally long.
     """
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        code = [_fenced(file) for file in sorted((folder / "code").iterdir())]
-        self._texts: dict[Kind, list[str]] = {
-            "chat": (folder / "chat.txt").read_text().splitlines(),
-            "copy": [f"{COPY}\n{fenced}" for fenced in code],
-            "edit": [f"{EDIT}\n{fenced}" for fenced in code],
-        }
+    def __init__(self, texts: Mapping[str, list[str]] | None = None) -> None:
+        self._texts = dict(texts or own_texts())
         self._cases = itertools.count(1)
 
-    def take(self, kind: Kind, clients: int, requests: int) -> list[list[Messages]]:
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self._texts)
+
+    def take(self, kind: str, clients: int, requests: int) -> list[list[Messages]]:
         """Fresh conversations: for each client, one per request."""
         texts = itertools.cycle(self._texts[kind])
         return [[self._ask(texts) for _ in range(requests)] for _ in range(clients)]
@@ -51,6 +51,26 @@ class Prompts:
             {"role": "system", "content": opening},
             {"role": "user", "content": next(texts)},
         ]
+
+
+def own_texts(folder: Path = FOLDER) -> dict[Kind, list[str]]:
+    """What is asked by each kind of prompt."""
+    code = [_fenced(file) for file in sorted((folder / "code").iterdir())]
+    return {
+        "chat": (folder / "chat.txt").read_text().splitlines(),
+        "copy": [f"{COPY}\n{fenced}" for fenced in code],
+        "edit": [f"{EDIT}\n{fenced}" for fenced in code],
+    }
+
+
+def texts_of(file: Path) -> dict[str, list[str]]:
+    """Prompts by category: a JSON object a line, with `category`, and `turns` or `prompt`."""
+    found: dict[str, list[str]] = {}
+    for line in file.read_text().splitlines():
+        row = json.loads(line)
+        text = row["turns"][0] if "turns" in row else row["prompt"]
+        found.setdefault(row["category"], []).append(text)
+    return found
 
 
 def _fenced(file: Path) -> str:
