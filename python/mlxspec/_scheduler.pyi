@@ -289,6 +289,9 @@ class Scheduler:
     def wake_fd(self) -> int:
         """Becomes readable when there are events; `drain` makes it unreadable again."""
 
+    def check_room(self) -> None:
+        """Raise QueueFullError, and count a refusal, if `submit` would; no effect otherwise."""
+
     @property
     def num_in_flight(self) -> int:
         """Requests accepted and not yet ended."""

@@ -249,15 +249,17 @@ fn a_full_queue_refuses_until_somebody_ends() {
     let error = running.submit(5, Wish::plain(8, 4)).unwrap_err();
     assert_eq!(error, SubmitError::QueueFull { capacity: 5 });
     assert!(error.to_string().contains("has 5 requests"), "{error}");
+    assert_eq!(running.engine.check_room(), Err(error));
     running.engine.abort(ids[4]);
     // It is heard after this step, and heard of after the next.
     for _ in 0..2 {
         gate.send(Turn::Step).unwrap();
         at_gate.recv().unwrap();
     }
+    assert_eq!(running.engine.check_room(), Ok(()));
     assert!(running.submit(6, Wish::plain(8, 4)).is_ok());
     drop(gate);
-    assert_eq!(running.engine.stats().requests_rejected.load(Ordering::Relaxed), 1);
+    assert_eq!(running.engine.stats().requests_rejected.load(Ordering::Relaxed), 2);
     let (result, ends) = running.finish();
     assert_eq!((result, ends.len()), (Ok(()), 6));
 }

@@ -351,6 +351,8 @@ class Engine:
         UnavailableError; nothing is kept of a refused request.
         """
         model = self._catalog.route(request, self._num_requests)
+        with self._refusals(_prompt_param(request)):
+            self._scheduler.check_room()
         tokenizer = await self._tokenizer(model)
         if model.kind != "generative":
             raise BadRequestError(

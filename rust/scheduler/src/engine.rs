@@ -143,10 +143,9 @@ impl Engine {
     /// See [`SubmitError`]; nothing is kept of a refused request.
     pub fn submit(&self, submission: Submission) -> Result<RequestId, SubmitError> {
         let max_len = self.check(&submission)?;
-        let capacity = self.config.max_waiting + self.config.max_running;
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        if before >= capacity as u64 {
-            return Err(self.refuse(SubmitError::QueueFull { capacity }));
+        if before >= self.capacity() as u64 {
+            return Err(self.refuse(SubmitError::QueueFull { capacity: self.capacity() }));
         }
         let very_short = Stats::get(&self.stats.memory_shortage) == Shortage::Hard as u64;
         if very_short && before > 0 {
@@ -161,6 +160,24 @@ impl Engine {
         Stats::add(&self.stats.requests_submitted, 1);
         Stats::add(&self.stats.prompt_tokens, num_prompt);
         Ok(id)
+    }
+
+    /// Whether a submission would find the queue full: known before its prompt is. A refusal that
+    /// costs no tokenizing leaves the processor to those who run. Any thread.
+    ///
+    /// # Errors
+    /// `QueueFull`, and counted as a submission that was refused.
+    pub fn check_room(&self) -> Result<(), SubmitError> {
+        if self.num_in_flight() < self.capacity() as u64 {
+            return Ok(());
+        }
+        Stats::add(&self.stats.requests_rejected, 1);
+        Err(SubmitError::QueueFull { capacity: self.capacity() })
+    }
+
+    /// Most requests at once, running and waiting.
+    fn capacity(&self) -> usize {
+        self.config.max_waiting + self.config.max_running
     }
 
     fn refuse(&self, error: SubmitError) -> SubmitError {

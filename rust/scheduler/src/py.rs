@@ -301,6 +301,10 @@ impl Scheduler {
         self.engine.outbox().wake_fd()
     }
 
+    fn check_room(&self) -> PyResult<()> {
+        self.engine.check_room().map_err(Into::into)
+    }
+
     #[getter]
     fn num_in_flight(&self) -> u64 {
         self.engine.num_in_flight()
