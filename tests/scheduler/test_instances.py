@@ -65,7 +65,7 @@ async def test_requests_above_a_limit_wait_in_order_or_are_refused(folders: list
         ended: list[int] = []
 
         async def ask(at: int) -> None:
-            await text(engine, f"m{at % 2}", max_tokens=30)
+            await text(engine, f"m{at % 2}", max_tokens=200)
             ended.append(at)
 
         tasks = []
