@@ -47,6 +47,7 @@ CRAFTED = {
     "a shape that overflows to the right size": tensors(shape=[1 << 63, 2, 4]),
     "a negative shape": tensors(shape=[-2, -2]),
     "a type that does not exist": tensors(dtype="F33"),
+    "a type that mlx cannot load": tensors(dtype="F64", shape=[2]),
     "more data than is named": tensors(data_offsets=[0, 8], shape=[2]),
     "a hole between tensors": with_header(
         json.dumps({"a": OK | {"data_offsets": [0, 4], "shape": [1]}, "b": OK}).encode()

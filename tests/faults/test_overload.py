@@ -1,4 +1,7 @@
-"""Ten times as many clients as there is room for: each gets an answer, and those inside are served.
+"""Ten times the load that can be served is offered: all get an answer, and as many are served.
+
+The load is open: requests come evenly spaced, each for itself, at ten times the rate of answers
+that as many clients get as there is room for; a slow answer delays no later request.
 
 In CI 3 seconds, at full size 60. The refusals' time is the server's own, from its log.
 """
@@ -18,8 +21,8 @@ from scrape import ended, gauges, in_flight
 from server_process import MAX_RUNNING, MAX_WAITING, started
 
 ROOM = MAX_RUNNING + MAX_WAITING
-PAUSE_SECONDS = 0.5
-"""How long a refused client stays away: shorter than it is told."""
+FLOOD = 10
+"""Times the usual rate."""
 REFUSAL_MS = 20
 """Within which 99 of 100 refusals leave the server, at full size on an idle machine."""
 BUSY_REFUSAL_MS = 500
@@ -51,19 +54,34 @@ async def ask(client: httpx.AsyncClient, *, stream: bool) -> int:
     return answer.status_code
 
 
-async def offer(client: httpx.AsyncClient, num_clients: int, seconds: float) -> list[int]:
-    """The statuses that so many clients get who ask again and again."""
+async def keep_full(client: httpx.AsyncClient, seconds: float) -> list[int]:
+    """The statuses that as many clients get as there is room for, who ask again and again."""
     until = time.monotonic() + seconds
     statuses: list[int] = []
 
     async def one(number: int) -> None:
         while time.monotonic() < until:
-            status = await ask(client, stream=number % 2 == 0)
-            statuses.append(status)
-            await asyncio.sleep(0 if status == 200 else PAUSE_SECONDS)
+            statuses.append(await ask(client, stream=number % 2 == 0))
 
-    await asyncio.gather(*(one(number) for number in range(num_clients)))
+    await asyncio.gather(*(one(number) for number in range(ROOM)))
     return statuses
+
+
+async def flood(client: httpx.AsyncClient, num_requests: int, seconds: float) -> list[int]:
+    """The statuses of so many requests, spread evenly over the time, none waiting for another."""
+    start = time.monotonic()
+
+    async def one(number: int) -> int:
+        return await ask(client, stream=number % 2 == 0)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for number in range(num_requests):
+            await asyncio.sleep(start + number * seconds / num_requests - time.monotonic())
+            tasks.append(group.create_task(one(number)))
+        took = time.monotonic() - start
+    assert took < 1.1 * seconds, f"offering took {took:.1f} s: the load was not {FLOOD} times"
+    return [task.result() for task in tasks]
 
 
 def refusal_ms(log: Path) -> list[float]:
@@ -76,11 +94,11 @@ async def test_ten_times_the_load_is_answered_and_the_usual_load_is_served(
     url: str, log: Path, sized: Sized
 ) -> None:
     seconds = sized(3, 60)
-    limits = httpx.Limits(max_connections=10 * ROOM + 1)
+    limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        usual = await offer(client, ROOM, seconds)
+        usual = await keep_full(client, seconds)
         assert set(usual) == {200}
-        flooded = await offer(client, 10 * ROOM, seconds)
+        flooded = await flood(client, FLOOD * len(usual), seconds)
         assert set(flooded) == {200, 429}
         # The share that must be served leaves room for what refusing costs two cores.
         share = flooded.count(200) / len(usual)

@@ -20,6 +20,11 @@ PLUGIN_NAMES: Final = ("tool_parser_type", "chat_template_type")
 ENCODERS: Final = frozenset({"bert"})
 """Models that read texts and write none, which run here without MLX-LM."""
 MAX_JSON_BYTES: Final = 64 << 20
+LOADABLE: Final = frozenset(
+    {"BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64"}
+    | {"F16", "BF16", "F32", "C64", "F8_E4M3", "F8_E8M0"}
+)
+"""Types in safetensors files that MLX (0.32) reads, those of 8-bit floats as bytes."""
 
 
 def check_folder(folder: Path) -> None:
@@ -105,9 +110,12 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("model*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map")
-        named = set(shards.values()) if isinstance(shards, dict) else set()
-        missing = sorted(str(n) for n in named if n not in {file.name for file in files})
+        shards = read_json(index).get("weight_map", {})
+        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+            raise ModelImportError(
+                f"{index}: weight_map does not map names to files: download the model again"
+            )
+        missing = sorted(set(shards.values()) - {file.name for file in files})
         if missing:
             raise ModelImportError(f"{folder} lacks {missing[0]}: download the model again")
     if not files:
@@ -120,7 +128,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _check_weights(file: Path) -> None:
     try:
-        with safe_open(str(file), framework="numpy"):
-            pass  # opening checks the whole header against the file
+        # Opening checks the whole header against the file.
+        with safe_open(str(file), framework="numpy") as tensors:
+            dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelImportError(f"{file}: {error}: download the model again") from None
+    for name, dtype in dtypes.items():
+        if dtype not in LOADABLE:
+            raise ModelImportError(
+                f"{file}: tensor {name!r:.80} is of type {dtype}, which mlx cannot load: "
+                "save it as F32, F16 or BF16"
+            )

@@ -4,10 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mlxspec.errors import MlxspecError, ModelImportError, ModelNotFoundError
 from mlxspec.model import hub, store
+from mlxspec.model.folder_check import LOADABLE
 
 
 @pytest.fixture
@@ -145,6 +149,29 @@ def test_configs_that_are_no_json_object_are_refused(tiny_model: Path, content: 
 def test_false_safetensors_are_refused(tiny_model: Path, content: bytes):
     (tiny_model / "model.safetensors").write_bytes(content)
     assert "model.safetensors" in refusal(tiny_model)
+
+
+def test_a_tensor_of_a_type_that_mlx_cannot_load_is_named(tiny_model: Path):
+    save_file({"wide": np.zeros(2, np.float64)}, tiny_model / "model.safetensors")
+    assert "tensor 'wide' is of type F64, which mlx cannot load" in refusal(tiny_model)
+
+
+@pytest.mark.parametrize("dtype", sorted(LOADABLE))
+def test_every_type_that_passes_the_gate_is_one_that_mlx_loads(tiny_model: Path, dtype: str):
+    num_bytes = {"64": 8, "32": 4, "16": 2}.get(dtype[-2:], 1)
+    tensor = {"dtype": dtype, "shape": [1], "data_offsets": [0, num_bytes]}
+    header = json.dumps({"w": tensor}).encode()
+    file = tiny_model / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(num_bytes))
+    assert store.resolve(str(tiny_model), download=False) == tiny_model
+    mx.eval(mx.load(str(file)))
+
+
+@pytest.mark.parametrize("weight_map", [{"w": {}}, {"w": 3}, {"w": None}, ["w"], "w"])
+def test_an_index_that_does_not_map_names_to_files_is_refused(tiny_model: Path, weight_map: object):
+    index = tiny_model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert "weight_map does not map names to files" in refusal(tiny_model)
 
 
 def test_truncated_weights_are_refused(tiny_model: Path):
