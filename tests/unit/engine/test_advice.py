@@ -36,6 +36,7 @@ def report(kept: int = 900, plain_ms: float = 2.0, drafting_ms: float = 1.0) -> 
         drafting_steps=StepsReport.of(100, 100, 200, 200 * drafting_ms),
         step_costs=None,
         rectangle_cost_ms=None,
+        self_draft=None,
     )
 
 
